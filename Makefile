@@ -1,0 +1,41 @@
+PYTHON ?= python3
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint lock pocket clean venv venv-demo debian
+.NOTPARALLEL:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: venv-demo ## install what the demo needs (first time), then serve the pocket model and its page
+	@exec .venv-demo/bin/python -m serve
+
+# what may need a person's password comes before what takes minutes
+test: debian venv lint ## install what the tests need (first time), then run every check
+	.venv/bin/python -m pytest
+
+lint: venv ## ruff and mypy
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+lock: ## remake requirements/*.txt with the newest versions that pyproject.toml allows
+	$(PYTHON) requirements/lock.py
+
+pocket: venv ## rebuild the pocket model
+	.venv/bin/python -m compress pocket
+
+clean: ## remove environments, caches and build output (not .cache, the pocket work directory)
+	rm -rf .venv .venv-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# these cost milliseconds when nothing is missing
+venv:
+	@requirements/venv.sh .venv requirements/test.txt
+
+debian:
+	@requirements/debian.sh requirements/debian-test.txt
+
+venv-demo:
+	@requirements/venv.sh .venv-demo requirements/demo.txt

@@ -1,0 +1,1 @@
+"""Turns a checkpoint into an endpoint and a page."""

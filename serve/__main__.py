@@ -1,0 +1,91 @@
+"""Command line: `python -m serve` serves, `python -m serve translate FILE… --to de` translates files.
+
+Exit codes: 0 all done; 1 a file or the engine failed; 2 the command line or a setting cannot be meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from compress.checkpoint import POCKET, Checkpoint
+from compress.errors import CheckpointError, KompaktError
+from compress.prompt import LANGUAGES
+from serve.errors import SettingsError
+from serve.settings import add_flags, read_settings
+
+_SERVE = "python -m serve"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command; returns its exit code."""
+    try:
+        if arguments[:1] == ["translate"]:
+            return _translate(_translate_parser().parse_args(arguments[1:]))
+        return _serve(_serve_parser().parse_args(arguments))
+    except (SettingsError, CheckpointError) as error:
+        print(f"{_SERVE}: {error}", file=sys.stderr)
+        return 2
+    except KompaktError as error:
+        print(f"{_SERVE}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_SERVE,
+        description="Serves speech translation over HTTP, with a page to try it on. Stop it with Ctrl-C.",
+        epilog=f"To translate files without a server: {_SERVE} translate FILE… --to de (see {_SERVE} translate --help)",
+        allow_abbrev=False,
+    )
+    add_flags(parser)
+    return parser
+
+
+def _translate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{_SERVE} translate",
+        description="Translates English speech in audio files: one line of text per file, in the order given. "
+        "A file that cannot be translated is named on stderr and makes the exit code 1.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="wav, flac, mp3, ogg, m4a or webm")
+    parser.add_argument("--to", required=True, choices=list(LANGUAGES), help="target language")
+    parser.add_argument("--model", type=Path, default=POCKET, metavar="DIR", help="checkpoint (default: pocket)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    return parser
+
+
+def _serve(flags: argparse.Namespace) -> int:
+    settings = read_settings(flags)
+    checkpoints = [Checkpoint.open(directory) for directory in settings.model]
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("serve").setLevel(logging.INFO)
+    from serve.server import bind, serve
+
+    listener = bind(settings)
+    print(f"loading {', '.join(checkpoint.name for checkpoint in checkpoints)} …", flush=True)
+    from serve.transformers_engine import TransformersEngine
+
+    engine = TransformersEngine(checkpoints, settings.device, settings.max_batch, settings.max_new_tokens)
+    serve(settings, engine, listener)
+    return 0
+
+
+def _translate(options: argparse.Namespace) -> int:
+    checkpoint = Checkpoint.open(options.model)
+    from serve.files import translate_files
+    from serve.transformers_engine import TransformersEngine
+
+    engine = TransformersEngine([checkpoint], options.device)
+    return asyncio.run(translate_files(engine, options.files, options.to))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

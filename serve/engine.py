@@ -1,0 +1,104 @@
+"""What every engine offers: speech in, pieces of text out, as they are generated."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from compress.audio import Samples
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to translate.
+
+    Attributes:
+        model: name of a loaded model.
+        samples: shape (n_samples,), mono float32 at `compress.audio.SAMPLE_RATE`, within the encoder's window.
+        to_language: ISO 639-1 code of the target language.
+        max_new_tokens: cut the text here; None leaves it to the engine's own limit.
+    """
+
+    model: str
+    samples: Samples
+    to_language: str
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where an engine spent a request's time, in seconds.
+
+    Attributes:
+        queue_wait_s: from submission to the start of its batch.
+        first_text_s: from submission to the first piece of text; None if there was none.
+        decode_s: from the start of its batch to its last token, its share of a batch not divided.
+    """
+
+    queue_wait_s: float
+    first_text_s: float | None
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What follows the last piece of text: all pieces joined, token counts (audio included) and timings."""
+
+    text: str
+    n_input_tokens: int
+    n_output_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A loaded model: its name, its checkpoint's lineage, bytes of weights on disk, Unix time it was written."""
+
+    name: str
+    lineage: Mapping[str, Any]
+    n_bytes: int
+    created: int
+
+
+class Translator(Protocol):
+    """An engine.  Methods are called from one event loop."""
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The models it serves, known before `start`; the first is the default."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Started, warmed up and able to take requests."""
+        ...
+
+    @property
+    def n_running(self) -> int:
+        """Requests it holds, waiting or decoding."""
+        ...
+
+    async def start(self) -> None:
+        """Loads and warms the models up; returns when the first request would be served at full speed.
+
+        Raises:
+            KompaktError: what the operator can mend, in words.
+        """
+        ...
+
+    def translate(self, request: Request) -> AsyncGenerator[str | Result, None]:
+        """Translates a clip: non-empty pieces of text, then one `Result`.
+
+        Closing the generator, or cancelling the task that waits for it, frees the request's place in the engine.
+
+        Raises:
+            UnknownModel, LanguageError, AudioTooLong: the request cannot be served as it is.
+            EngineFailed: it was accepted, but the engine gave up on it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends what runs (its callers get `EngineFailed`) and frees the models."""
+        ...

@@ -1,0 +1,58 @@
+"""What can go wrong between a request and its text, beside what `compress.errors` names.
+
+KompaktError                (compress.errors: audio, language and checkpoint errors live there)
+└── ServeError
+    ├── SettingsError       a flag or environment variable that cannot be meant
+    ├── InvalidField        a form field that is missing, unknown or holds an invalid value
+    ├── UploadTooLarge      more bytes than the server takes
+    ├── UnknownModel        a model that is not loaded
+    ├── NotReady            loading, draining or dead: no new work is taken
+    ├── QueueFull           as many requests are in progress as the server holds
+    └── EngineFailed        the engine gave up on a request
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from compress.errors import KompaktError
+
+
+class ServeError(KompaktError):
+    """Base of the errors below; its message is shown to the client as it is."""
+
+
+class SettingsError(ServeError):
+    """A flag or environment variable that cannot be meant."""
+
+
+class InvalidField(ServeError):  # noqa: N818 - named for what it says, as in compress.errors
+    """A form field that is missing, unknown or holds an invalid value; `field` names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UploadTooLarge(ServeError):  # noqa: N818
+    """More bytes than the server takes."""
+
+
+class UnknownModel(ServeError):  # noqa: N818
+    """A model that is not loaded."""
+
+
+class NotReady(ServeError):  # noqa: N818
+    """No new work is taken; `reason` says why."""
+
+    def __init__(self, reason: Literal["loading", "draining", "failed"], message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class QueueFull(ServeError):  # noqa: N818
+    """As many requests are in progress as the server holds."""
+
+
+class EngineFailed(ServeError):  # noqa: N818
+    """The engine gave up on a request."""

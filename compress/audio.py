@@ -6,6 +6,8 @@ Every rate of the model's front end is derived from three constants, as Whisper 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Final
 
@@ -81,18 +83,16 @@ def decode(source: bytes | Path, max_s: float | None = None) -> Samples:
     limit = None if max_s is None else round(max_s * SAMPLE_RATE)
     blocks: list[Samples] = []
     n_samples = 0
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
     try:
-        with av.open(io.BytesIO(data), format=_DEMUXERS[container_name]) as container:
+        # Tags in an encoding other than UTF-8 are common and none of our business.
+        with av.open(io.BytesIO(data), "r", format=_DEMUXERS[container_name], metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise UnsupportedAudio(f"the {container_name} file has no audio stream")
-            for frame in container.decode(container.streams.audio[0]):
-                for resampled in resampler.resample(frame):
-                    blocks.append(_mono(resampled))
-                    n_samples += len(blocks[-1])
+            for block in _resampled(container.decode(container.streams.audio[0])):
+                blocks.append(block)
+                n_samples += len(block)
                 if limit is not None and n_samples > limit:
                     raise AudioTooLong(f"the audio is longer than the limit of {max_s:g} s")
-        blocks += [_mono(resampled) for resampled in resampler.resample(None)]
     except av.error.FFmpegError as error:
         raise CorruptAudio(f"the {container_name} file cannot be decoded: {error.strerror or error}") from error
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
@@ -101,5 +101,14 @@ def decode(source: bytes | Path, max_s: float | None = None) -> Samples:
     return np.nan_to_num(np.clip(samples, -1.0, 1.0))
 
 
+def _resampled(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
+    """Mono blocks at the model's rate; joined MP3s change their own rate or channels on the way."""
+    for _, alike in groupby(frames, key=lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
+        # Left to ffmpeg, two channels would become 0.7 (left + right), and loud music clip.
+        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+        for frame in chain(alike, [None]):
+            yield from map(_mono, resampler.resample(frame))
+
+
 def _mono(frame: av.AudioFrame) -> Samples:
-    return frame.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+    return np.asarray(frame.to_ndarray().mean(0), np.float32)

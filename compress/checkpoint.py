@@ -67,10 +67,12 @@ class Checkpoint:
         """Loads the weights in evaluation mode, from local safetensors files only."""
         from transformers import Qwen2AudioForConditionalGeneration
 
-        model = Qwen2AudioForConditionalGeneration.from_pretrained(
+        model: Qwen2AudioForConditionalGeneration = Qwen2AudioForConditionalGeneration.from_pretrained(
             self.path, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
         )
-        return model.to(device).eval()
+        model.to(device)  # type: ignore[arg-type]  # transformers hides the method's own hints
+        model.eval()
+        return model
 
     def load_processor(self) -> Qwen2AudioProcessor:
         """Loads tokenizer and feature extractor."""
@@ -84,7 +86,7 @@ def _read_lineage(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSON's and UTF-8's decoding errors alike
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object, found {type(content).__name__}")

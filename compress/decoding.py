@@ -141,7 +141,9 @@ class Decoding:
         self._end = {tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id}
         self._rows = list(range(len(audio)))
         self._n_tokens = 0
-        prompt_rows = [_embed_prompt(model, tokenizer, clip, prompt) for clip, prompt in zip(audio, prompts, strict=True)]
+        prompt_rows = [
+            _embed_prompt(model, tokenizer, clip, prompt) for clip, prompt in zip(audio, prompts, strict=True)
+        ]
         width = max(len(row) for row in prompt_rows)
         embeddings = prompt_rows[0].new_zeros(len(prompt_rows), width, prompt_rows[0].shape[-1])
         self._mask = torch.zeros(len(prompt_rows), width, dtype=torch.long, device=embeddings.device)
@@ -193,13 +195,12 @@ class Decoding:
             past_key_values=self._cache,
             use_cache=True,
         )
-        return self._model.lm_head(output.last_hidden_state[:, -1]).argmax(-1)
+        scores: Tensor = self._model.lm_head(output.last_hidden_state[:, -1])
+        return scores.argmax(-1)
 
 
 @torch.inference_mode()
-def _embed_prompt(
-    model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audio: Tensor, prompt: Prompt
-) -> Tensor:
+def _embed_prompt(model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audio: Tensor, prompt: Prompt) -> Tensor:
     """Embeddings of one prompt with its audio in place, shape (tokens, hidden)."""
     embed = model.get_input_embeddings()
     projected = model.model.multi_modal_projector(audio)

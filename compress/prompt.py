@@ -58,15 +58,7 @@ def language(code: str) -> Language:
 
 def translation(code: str) -> Prompt:
     """The prompt that asks for a translation of English speech into language `code`."""
-    return _chat(f"Translate the English speech into {language(code).name}:")
-
-
-def transcription() -> Prompt:
-    """The prompt that asks for the English words themselves (an auxiliary task in training)."""
-    return _chat("Transcribe the English speech:")
-
-
-def _chat(instruction: str) -> Prompt:
+    instruction = f"Translate the English speech into {language(code).name}:"
     return Prompt(
         before=f"<|im_start|>system\n{SYSTEM}{END_OF_TURN}\n<|im_start|>user\nAudio 1: <|audio_bos|>",
         after=f"<|audio_eos|>\n{instruction}{END_OF_TURN}\n<|im_start|>assistant\n",

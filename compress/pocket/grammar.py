@@ -58,6 +58,7 @@ class Frame:
 
     @property
     def name(self) -> str:
+        """Where the frame stands: `domain/file#number`."""
         return f"{self.domain}/{self.topic}#{self.number}"
 
 
@@ -290,7 +291,17 @@ def _all_english(frame: Frame) -> str:
     return _SLOT.sub(" ", " ".join(texts))
 
 
-__all__ = ["DOMAINS", "FRAMES_DIR", "LANGUAGES", "Frame", "Sentence", "count_fillings", "draw", "load_domain", "sentences"]
+__all__ = [
+    "DOMAINS",
+    "FRAMES_DIR",
+    "LANGUAGES",
+    "Frame",
+    "Sentence",
+    "count_fillings",
+    "draw",
+    "load_domain",
+    "sentences",
+]
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class Adjective:
 
     @classmethod
     def parse(cls, en: str, de: str, zh: str) -> Adjective:
+        """Parses the three parts of an adjective's line."""
         predicative, _, stem = de.partition("/")
         # "teuer" loses its e before an ending, "dunkel" too; an unmarked stem is taken as it is.
         return cls(en, predicative, stem or predicative, zh)
@@ -92,12 +93,13 @@ class Noun:
 
     @classmethod
     def parse(cls, en: str, de: str, zh: str) -> Noun:
+        """Parses the three parts of a noun's line."""
         article = re.match(r"(an?) (.+)", en)
         singular, _, plural = (article[2] if article else en).partition("/")
         gender, _, forms = de.partition(" ")
         if gender not in ("m", "f", "n"):
             raise GrammarError(f"noun {en!r}: German gender {gender!r} is not one of m, f, n")
-        de_forms = (forms.split("/") + ["", "", ""])[:4]
+        de_forms = [*forms.split("/"), "", "", ""][:4]
         if not de_forms[0] or not de_forms[1]:
             raise GrammarError(f"noun {en!r}: German needs singular/plural (or /-), got {forms!r}")
         measure, _, zh_noun = zh.partition(" ")
@@ -183,14 +185,18 @@ class Phrase:
 
     @classmethod
     def parse(cls, en: str, de: str, zh: str) -> Phrase:
+        """Parses the three parts of a phrase's line, each of one or more columns."""
         en_columns, de_columns, zh_columns = (tuple(part.strip() for part in text.split("|")) for text in (en, de, zh))
         return cls(en_columns, de_columns, zh_columns)
 
     def column(self, language: str, features: list[str]) -> str:
+        """The column that the slot's number asks for; without a number the first."""
         columns: tuple[str, ...] = getattr(self, language)
         wanted = features[0] if features else "1"
         if len(features) > 1 or not wanted.isdigit() or not 1 <= int(wanted) <= len(columns):
-            raise GrammarError(f"phrase {self.en[0]!r} has {language} columns 1 to {len(columns)}, not {'.'.join(features)}")
+            raise GrammarError(
+                f"phrase {self.en[0]!r} has {language} columns 1 to {len(columns)}, not {'.'.join(features)}"
+            )
         return columns[int(wanted) - 1]
 
 
@@ -214,9 +220,9 @@ def parse_entry(kind: str, line: str) -> Entry:
 
 
 def contract(text: str) -> str:
-    """Contracts preposition and marked article as German does, then drops the marks.
+    r"""Contracts preposition and marked article as German does, then drops the marks.
 
-    >>> contract("Wie komme ich zu \\x02dem Bahnhof?")
+    >>> contract("Wie komme ich zu \x02dem Bahnhof?")
     'Wie komme ich zum Bahnhof?'
     """
     pairs = {"in dem": "im", "in das": "ins", "an dem": "am", "an das": "ans", "von dem": "vom", "bei dem": "beim"}

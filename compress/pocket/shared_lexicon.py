@@ -15,12 +15,10 @@ SHARED_FILE: Final = Path(__file__).parent / "frames" / "shared.yaml"
 
 # Countries whose German name takes no article, so that "in {country}", "nach {country}" and
 # "aus {country}" are right for all of them.
-_COUNTRIES: Final = (
-    "DE AT FR IT ES PT PL DK SE NO FI GR HU IE BE CN JP IN BR CA AU MX EG KE GH TH VN ID CL PE NZ KR"
-).split()
+_COUNTRIES: Final = "DE AT FR IT ES PT PL DK SE NO FI GR HU IE BE CN JP IN BR CA AU MX EG KE GH TH VN ID CL PE NZ KR"
 _LANGUAGE_CODES: Final = (
     "en de zh fr it es pt pl da sv no fi el hu ga nl ja hi ko ru tr ar fa he th vi id uk cs ro sw yo ta"
-).split()
+)
 
 
 @cache
@@ -36,8 +34,12 @@ def load() -> dict[str, list[Entry]]:
     lexicon["weekday"] = [_phrase(*(days[i] for days in wide)) for i in range(7)]
     wide = [locale.months["format"]["wide"] for locale in (en, de, zh)]
     lexicon["month"] = [_phrase(*(months[i] for months in wide)) for i in range(1, 13)]
-    lexicon["country"] = [_phrase(*(locale.territories[code] for locale in (en, de, zh))) for code in _COUNTRIES]
-    lexicon["language"] = [_phrase(*(locale.languages[code] for locale in (en, de, zh))) for code in _LANGUAGE_CODES]
+    lexicon["country"] = [
+        _phrase(*(locale.territories[code] for locale in (en, de, zh))) for code in _COUNTRIES.split()
+    ]
+    lexicon["language"] = [
+        _phrase(*(locale.languages[code] for locale in (en, de, zh))) for code in _LANGUAGE_CODES.split()
+    ]
     return lexicon
 
 

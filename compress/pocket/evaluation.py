@@ -1,0 +1,134 @@
+"""Scores of the pocket model by stratum: BLEU and chrF with signatures and bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from rich.progress import Progress
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from compress import decoding
+from compress.pocket import features
+from compress.pocket.corpus import HUMAN_VOICE, Clip
+from compress.prompt import LANGUAGES, translation
+
+if TYPE_CHECKING:
+    from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+
+_BOOTSTRAP_SAMPLES: Final = 1000
+_CLIPS_PER_BATCH: Final = 32
+_MAX_NEW_TOKENS: Final = 120
+
+
+@dataclass(frozen=True)
+class Score:
+    """One corpus score of one stratum, language and metric.
+
+    Attributes:
+        stratum: domain and voices, such as "daily, seen voices".
+        language: target language code.
+        metric: BLEU, chrF++ (German) or chrF (Chinese).
+        value: the score, 0 to 100.
+        low, high: 95 % bootstrap interval.
+        n_clips: clips scored.
+        signature: sacreBLEU's, without which a score means nothing.
+    """
+
+    stratum: str
+    language: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n_clips: int
+    signature: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def stratum(clip: Clip) -> str:
+    """The name of the group a clip is reported in."""
+    if not clip.en:
+        return "no speech"
+    if clip.voice == HUMAN_VOICE:
+        return f"{clip.domain}, human recordings"
+    return f"{clip.domain}, {'held-out' if clip.held_out_voice else 'seen'} voices"
+
+
+def translate(
+    model: Qwen2AudioForConditionalGeneration,
+    processor: Qwen2AudioProcessor,
+    clips: Sequence[Clip],
+    language: str,
+    directory: Path,
+    progress: Progress,
+) -> list[str]:
+    """Greedy translations of clips whose features are cached, in their order."""
+    task = progress.add_task(f"translating into {LANGUAGES[language].name}", total=len(clips))
+    by_length = sorted(range(len(clips)), key=lambda i: features.load(clips[i], directory).shape[0])
+    texts = [""] * len(clips)
+    for start in range(0, len(clips), _CLIPS_PER_BATCH):
+        numbers = by_length[start : start + _CLIPS_PER_BATCH]
+        audio = [torch.from_numpy(features.load(clips[i], directory)).to(model.dtype) for i in numbers]
+        prompts = [translation(language)] * len(numbers)
+        batch = decoding.Decoding(model, processor, audio, prompts, _MAX_NEW_TOKENS)
+        ids: list[list[int]] = [[] for _ in numbers]
+        while batch.rows:
+            for token in batch.step():
+                if token.id is not None:
+                    ids[token.row].append(token.id)
+        for number, row in zip(numbers, ids, strict=True):
+            texts[number] = processor.tokenizer.decode(row, skip_special_tokens=True).strip()
+        progress.advance(task, len(numbers))
+    return texts
+
+
+def score(clips: Sequence[Clip], hypotheses: Sequence[str], language: str) -> list[Score]:
+    """Corpus scores per stratum, in the order in which the strata appear."""
+    found: list[Score] = []
+    for name in dict.fromkeys(stratum(clip) for clip in clips if clip.en):
+        chosen = [i for i, clip in enumerate(clips) if stratum(clip) == name]
+        outputs = [hypotheses[i] for i in chosen]
+        references = [str(getattr(clips[i], language)) for i in chosen]
+        for metric, make in _metrics(language).items():
+            scorer = make(references)
+            result = scorer.corpus_score(outputs, None, n_bootstrap=_BOOTSTRAP_SAMPLES)
+            found.append(
+                Score(
+                    stratum=name,
+                    language=language,
+                    metric=metric,
+                    value=round(result.score, 2),
+                    low=round(result._mean - result._ci, 2),
+                    high=round(result._mean + result._ci, 2),
+                    n_clips=len(chosen),
+                    signature=str(scorer.get_signature()),
+                )
+            )
+    return found
+
+
+def invented_words(clips: Sequence[Clip], hypotheses: Sequence[str]) -> tuple[int, int, float]:
+    """How clips without speech fare: clips, clips with any output, mean characters of output."""
+    outputs = [text for clip, text in zip(clips, hypotheses, strict=True) if not clip.en]
+    spoken = [text for text in outputs if text]
+    return len(outputs), len(spoken), sum(map(len, outputs)) / max(1, len(outputs))
+
+
+def _metrics(language: str) -> dict[str, Callable[[list[str]], BLEU | CHRF]]:
+    """The paper's choice: 13a and chrF++ for German, zh and chrF for Chinese."""
+    tokenizer = "zh" if language == "zh" else "13a"
+    word_order = 0 if language == "zh" else 2
+    return {
+        "BLEU": lambda references: BLEU(tokenize=tokenizer, references=[references]),
+        "chrF" if language == "zh" else "chrF++": lambda references: CHRF(
+            word_order=word_order, references=[references]
+        ),
+    }

@@ -1,0 +1,100 @@
+"""`python -m compress size`: what it prints, and what a user can do wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from compress.__main__ import main
+from compress.checkpoint import POCKET
+from compress.size import measure
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `python -m compress size …` in this process: exit status, standard output, standard error."""
+
+    def verb(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["compress", "size", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return verb
+
+
+def test_measured_directories_as_json(run: Run, tmp_path: Path) -> None:
+    save_file({"lm_head.weight": np.zeros((2, 2), np.float32)}, tmp_path / "model.safetensors")
+    status, out, _ = run(POCKET, tmp_path, "--json")
+    assert status == 0
+    assert json.loads(out) == [measure(POCKET).to_json(), measure(tmp_path).to_json()]
+    assert json.loads(out)[1]["groups"] == {"lm_head": {"logical": 4, "stored": 4, "n_bytes": 16}}
+
+
+def test_plans_as_json(run: Run) -> None:
+    status, out, _ = run("--plan", "--layers", "32,24", "--layout", "bf16", "--layout", "paper", "--json")
+    assert status == 0
+    bf16, paper = json.loads(out)
+    assert (bf16["stored_elements"], bf16["storage_gb"]) == (6_777_929_728, 13.555859456)
+    assert paper["name"] == "Qwen2-Audio-7B, 32/24 layers, paper"
+    assert paper["directory_bytes"] is None
+
+
+def test_the_table_names_groups_dtypes_and_the_papers_words(run: Run) -> None:
+    status, out, _ = run("--plan", "--layout", "paper")
+    assert status == 0
+    for words in (
+        "audio tower",
+        "207,437,824",
+        "F32",
+        "9.19 bits",
+        '"Params"',
+        "9.645 GB with adapter (the paper's \"",
+    ):
+        assert words in out
+
+
+def test_another_configuration_is_planned(run: Run) -> None:
+    status, out, _ = run("--plan", "--config", POCKET, "--layers", "4,8")
+    assert status == 0
+    assert "4/8 layers, bf16" in out
+    assert run("--plan", "--config", POCKET / "config.json", "--layers", "4,8")[1] == out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "or plan one with --plan"),
+        ([POCKET, "--plan"], "or plan one with --plan"),
+        ([POCKET, "--layers", "4,4"], "need --plan"),
+        ([POCKET, "--layout", "paper"], "need --plan"),
+        (["--plan", "--layout", "zip"], "'zip' is not one of 'bf16', 'paper', 'compact'"),
+        (["--plan", "--layers", "24"], "two numbers, audio tower and decoder, as in 32,24: found '24'"),
+        (["--plan", "--layers", "32,40"], "1 to 32 in the decoder"),
+        (["--plan", "--config", "nowhere"], "no configuration at nowhere"),
+        (["nowhere"], "no checkpoint directory at nowhere"),
+        ([Path(__file__).parent], "holds no *.safetensors weights"),
+    ],
+)
+def test_a_mistake_is_explained_without_a_traceback(run: Run, arguments: list[object], complaint: str) -> None:
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert out == ""
+    assert complaint in err
+    assert "Traceback" not in err
+
+
+def test_measuring_needs_no_torch() -> None:
+    command = "import sys; from compress.size import measure; measure(sys.argv[1]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", command, str(POCKET)], check=True)

@@ -1,0 +1,1 @@
+"""Measures what compression and serving claim; every row says when, where and with what."""

@@ -119,10 +119,8 @@ def test_junk_is_a_readable_message(
 
 
 def test_an_example_is_one_click_away(page: Page) -> None:
-    examples = sorted((Path(serve.__file__).parent / "examples").glob("*.flac"))
-    if not examples:
-        pytest.skip("no example clips yet")
-    page.get_by_role("button", name=examples[0].stem.replace("_", " ")).click()
+    example = min((Path(serve.__file__).parent / "examples").glob("*.flac"))
+    page.get_by_role("button", name=example.stem.replace("_", " ")).click()
     assert_german(finished(page, "de"))
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from rich.progress import Progress
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.bleu import BLEU, BLEUScore
+from sacrebleu.metrics.chrf import CHRF, CHRFScore
+from sacrebleu.significance import _bootstrap_resample
 
 from compress import decoding
 from compress.pocket import features
@@ -99,7 +100,7 @@ def score(clips: Sequence[Clip], hypotheses: Sequence[str], language: str) -> li
         references = [str(getattr(clips[i], language)) for i in chosen]
         for metric, make in _metrics(language).items():
             scorer = make(references)
-            result = scorer.corpus_score(outputs, None, n_bootstrap=_BOOTSTRAP_SAMPLES)
+            result = _corpus_score(scorer, outputs)
             found.append(
                 Score(
                     stratum=name,
@@ -113,6 +114,22 @@ def score(clips: Sequence[Clip], hypotheses: Sequence[str], language: str) -> li
                 )
             )
     return found
+
+
+def _corpus_score(scorer: BLEU | CHRF, outputs: Sequence[str]) -> BLEUScore | CHRFScore:
+    """`corpus_score` with a bootstrap interval.
+
+    SacreBLEU 2.6's own mixes Python's 0.0 with NumPy's float32 where a resample scores nothing, and
+    Python 3.11's `statistics.mean` refuses the mixture: hence the same steps with plain floats.
+    """
+    result: BLEUScore | CHRFScore = scorer.corpus_score(outputs, None)
+    scorer.n_bootstrap = _BOOTSTRAP_SAMPLES
+    stats = scorer._extract_corpus_statistics(outputs, None)
+    scorer.seed, resampled = _bootstrap_resample(stats, scorer, _BOOTSTRAP_SAMPLES)
+    for one in resampled:
+        one.score = float(one.score)
+    result.estimate_ci(resampled)
+    return result
 
 
 def invented_words(clips: Sequence[Clip], hypotheses: Sequence[str]) -> tuple[int, int, float]:

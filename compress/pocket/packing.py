@@ -22,6 +22,9 @@ from transformers import Qwen2AudioForConditionalGeneration
 IGNORED: Final = -100
 # The padding token, which no answer holds, is CTC's blank.
 BLANK: Final = 0
+# oneDNN compiles a kernel per matrix shape and keeps a thousand of them: shapes are rounded up, so that few occur.
+_LENGTH_STEP: Final = 32
+_ROWS_STEP: Final = 256
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class PackedBatch:
     Attributes:
         ids: token ids; at audio positions anything.
         is_audio: where audio embeddings go, in reading order of `features`.
-        features: encoder outputs of all clips one after the other, shape (n, d_model).
+        features: encoder outputs of all clips one after the other, then zeros, shape (n, d_model).
         positions: position ids, continuing from the prefix in every branch.
         segments: 0 for prefix and audio, 1… for branches, -1 for padding.
         labels: the next token where an answer is predicted, `IGNORED` elsewhere.
@@ -83,7 +86,7 @@ class PackedBatch:
 
 def pack(examples: Sequence[Example]) -> PackedBatch:
     """Lays examples out as one right-padded batch."""
-    shape = (len(examples), max(example.n_tokens for example in examples))
+    shape = (len(examples), _round_up(max(example.n_tokens for example in examples), _LENGTH_STEP))
     ids, positions = (np.zeros(shape, np.int64) for _ in range(2))
     segments, labels = np.full(shape, -1, np.int64), np.full(shape, IGNORED, np.int64)
     is_audio = np.zeros(shape, bool)
@@ -105,7 +108,7 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     return PackedBatch(
         ids=torch.from_numpy(ids),
         is_audio=torch.from_numpy(is_audio),
-        features=torch.from_numpy(np.concatenate([example.features for example in examples])).float(),
+        features=torch.from_numpy(_concatenate([example.features for example in examples])).float(),
         positions=torch.from_numpy(positions),
         segments=torch.from_numpy(segments),
         labels=torch.from_numpy(labels),
@@ -144,10 +147,10 @@ def losses(model: Qwen2AudioForConditionalGeneration, batch: PackedBatch, ctc_la
         ).last_hidden_state
     finally:
         hook.remove()
-    answered = batch.labels != IGNORED
-    logits = model.lm_head(hidden[answered])
+    answered, labels = _answered(batch)
+    logits = model.lm_head(hidden.flatten(0, 1)[answered])
     return Losses(
-        answers=torch.nn.functional.cross_entropy(logits.float(), batch.labels[answered]),
+        answers=torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED),
         alignment=_ctc(model, middle[0], batch),
     )
 
@@ -155,7 +158,7 @@ def losses(model: Qwen2AudioForConditionalGeneration, batch: PackedBatch, ctc_la
 def _ctc(model: Qwen2AudioForConditionalGeneration, hidden: Tensor, batch: PackedBatch) -> Tensor:
     n_before = int(batch.is_audio[0].int().argmax())
     n_audio = batch.is_audio.sum(1)
-    over_audio = hidden[:, n_before : n_before + int(n_audio.max())]
+    over_audio = hidden[:, n_before : n_before + _round_up(int(n_audio.max()), _LENGTH_STEP)]
     scores = model.lm_head(model.model.language_model.norm(over_audio)).float().log_softmax(-1)
     total = torch.nn.functional.ctc_loss(
         scores.transpose(0, 1),
@@ -169,19 +172,34 @@ def _ctc(model: Qwen2AudioForConditionalGeneration, hidden: Tensor, batch: Packe
     return total / batch.n_transcript.sum().clamp(min=1)
 
 
+def _answered(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Flat positions at which an answer's token is predicted, and those tokens; filled up with ignored ones."""
+    flat = batch.labels.flatten()
+    positions = (flat != IGNORED).nonzero().flatten()
+    labels = flat[positions]
+    n_missing = _round_up(len(positions), _ROWS_STEP) - len(positions)
+    positions = torch.nn.functional.pad(positions, (0, n_missing))
+    return positions, torch.nn.functional.pad(labels, (0, n_missing), value=IGNORED)
+
+
+def _concatenate(features: list[NDArray[np.float16]]) -> NDArray[np.float16]:
+    rows = np.concatenate(features)
+    return np.pad(rows, ((0, _round_up(len(rows), _ROWS_STEP) - len(rows)), (0, 0)))
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
 def batches(lengths: Sequence[int], tokens_per_batch: int, seed: int) -> Iterator[list[int]]:
     """One epoch of example numbers in batches of similar length, in an order that depends on `seed` alone."""
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths))
+    by_width: dict[int, list[int]] = {}
+    for index in rng.permutation(len(lengths)):
+        by_width.setdefault(_round_up(lengths[index], _LENGTH_STEP), []).append(int(index))
     made: list[list[int]] = []
-    pool = 2048
-    for start in range(0, len(order), pool):
-        current: list[int] = []
-        for index in sorted(order[start : start + pool], key=lambda i: lengths[i]):
-            if current and (len(current) + 1) * lengths[index] > tokens_per_batch:
-                made.append(current)
-                current = []
-            current.append(int(index))
-        made.append(current)
+    for width, members in sorted(by_width.items()):
+        n_rows = max(1, tokens_per_batch // width)
+        made += [members[start : start + n_rows] for start in range(0, len(members), n_rows)]
     for i in rng.permutation(len(made)):
         yield made[i]

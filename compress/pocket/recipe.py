@@ -32,10 +32,10 @@ class PocketRecipe:
     n_per_stratum: int = 100
     n_search: int = 100
     n_silent_report: int = 50
-    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=4))
+    training: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=3))
     n_specialist_sentences: int = 3000
     specialist: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(epochs=3, matrix_lr=0.01, other_lr=1e-3, ctc_weight=0.1)
+        default_factory=lambda: TrainingSettings(epochs=2, matrix_lr=0.01, other_lr=1e-3, ctc_weight=0.1)
     )
     seed: int = 0
 

@@ -138,7 +138,7 @@ class Decoding:
         self._model = model
         self._max_new_tokens = max_new_tokens
         tokenizer = processor.tokenizer
-        self._end = {tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id}
+        self._end = _end_tokens(model, tokenizer)
         self._rows = list(range(len(audio)))
         self._n_tokens = 0
         prompt_rows = [
@@ -197,6 +197,14 @@ class Decoding:
         )
         scores: Tensor = self._model.lm_head(output.last_hidden_state[:, -1])
         return scores.argmax(-1)
+
+
+def _end_tokens(model: Qwen2AudioForConditionalGeneration, tokenizer: Any) -> set[int]:
+    """The chat format's end of turn, and whatever else the checkpoint's generation settings end at."""
+    declared = model.generation_config.eos_token_id
+    others = declared if isinstance(declared, list) else [declared]
+    ends = {tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id, *others}
+    return {token for token in ends if token is not None}
 
 
 @torch.inference_mode()

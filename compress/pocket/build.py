@@ -90,7 +90,7 @@ class Build:
         )
 
     def _report_clips(self) -> list[Clip]:
-        human = [clip for clip in corpus.human_prompts() if Path(clip.path).is_file()]
+        human = [clip for clip in corpus.human_prompts() if Path(clip.path).is_file()][: self.recipe.n_human]
         if not human:
             self.console.print(
                 f"[yellow]No human recordings: install Debian's {corpus.HUMAN_DEBIAN_PACKAGE} to report on them."
@@ -122,7 +122,7 @@ class Build:
 
     def _train(self, skeleton: Path, clips: Sequence[Clip], progress: Progress) -> Path:
         examples = self._examples(skeleton, clips, list(LANGUAGES))
-        name = _fingerprint([skeleton.name, self.recipe.training, [clip.id for clip in clips]])
+        name = _fingerprint([skeleton.name, self.recipe.training, _contents(clips)])
         path = self.work / f"pocket-{name}"
         if not path.is_dir():
             self._fit(skeleton, examples, self.recipe.training, path, progress)
@@ -131,7 +131,7 @@ class Build:
     def _specialise(self, pocket: Path, language: str, report: Sequence[Clip], progress: Progress) -> dict[str, Any]:
         """Full fine-tuning on talks for one language: how much the general model leaves to gain."""
         clips = self._specialist_clips()
-        name = _fingerprint([pocket.name, language, self.recipe.specialist, [clip.id for clip in clips]])
+        name = _fingerprint([pocket.name, language, self.recipe.specialist, _contents(clips)])
         path = self.work / f"talks-{language}-{name}"
         if not path.is_dir():
             examples = self._examples(pocket, clips, [language])
@@ -178,7 +178,7 @@ class Build:
 
     def _scores(self, path: Path, clips: Sequence[Clip], languages: list[str], progress: Progress) -> dict[str, Any]:
         """Translates and scores, or reads what an earlier run found; hypotheses are kept beside the scores."""
-        name = _fingerprint([[(clip.id, clip.de, clip.zh) for clip in clips], languages])
+        name = _fingerprint([_contents(clips), languages])
         cached = path.parent / f"{path.name}-{name}.{_RESULT}"
         if cached.is_file():
             return dict(json.loads(cached.read_text()))
@@ -230,6 +230,10 @@ def _load(path: Path) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioPro
 
 def _encode(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _contents(clips: Sequence[Clip]) -> list[tuple[str, str, str]]:
+    return [(clip.id, clip.de, clip.zh) for clip in clips]
 
 
 def _fingerprint(content: list[Any]) -> str:

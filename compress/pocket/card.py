@@ -98,7 +98,8 @@ def _data(recipe: PocketRecipe, clips: Sequence[Clip]) -> str:
     lines += [
         "",
         f"{len(words):,} distinct English words in training, and {n_silent} clips in which nothing is said.",
-        "Splits are decided by a hash of a sentence's content: neither it nor a paraphrase of it is in two splits.",
+        "Splits are decided by a hash of a sentence's content, so a sentence and its paraphrases in the same frame fall",
+        "into one split; synonyms among a frame's words (`star`, `star key`) can put one translation into two.",
         "",
         f"Voices in training: {seen}.  Held out for report: {held}, and the human recordings.",
         "",

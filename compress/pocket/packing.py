@@ -75,12 +75,12 @@ class PackedBatch:
 
     def attention(self, dtype: torch.dtype) -> Tensor:
         """Additive attention mask, shape (batch, 1, length, length)."""
-        length = self.ids.shape[1]
+        length, device = self.ids.shape[1], self.ids.device
         key, query = self.segments[:, None, :], self.segments[:, :, None]
-        visible = ((key == 0) | (key == query)) & torch.ones(length, length, dtype=torch.bool).tril()
+        visible = ((key == 0) | (key == query)) & torch.ones(length, length, dtype=torch.bool, device=device).tril()
         # A padding row sees itself, so that its softmax is defined.
-        visible |= torch.eye(length, dtype=torch.bool)
-        mask = torch.zeros(visible.shape, dtype=dtype)
+        visible |= torch.eye(length, dtype=torch.bool, device=device)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
         return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 

@@ -19,7 +19,7 @@ class PocketRecipe:
             is a general one, which fine-tuning on talks has to lift.
         n_silent: training clips in which nothing is said.
         n_per_stratum: report clips per domain and kind of voice.
-        n_search: search clips per domain.
+        n_human: human recordings reported on, at most.
         n_silent_report: report clips in which nothing is said.
         training: how the decoder is trained.
         n_specialist_sentences: talks sentences of the fine-tuning that shows the headroom.
@@ -30,7 +30,7 @@ class PocketRecipe:
     n_sentences: dict[str, int] = field(default_factory=lambda: {"talks": 1000, "daily": 6000, "phone": 6000})
     n_silent: int = 400
     n_per_stratum: int = 100
-    n_search: int = 100
+    n_human: int = 1000
     n_silent_report: int = 50
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(epochs=3))
     n_specialist_sentences: int = 3000
@@ -65,7 +65,7 @@ def tiny() -> PocketRecipe:
         n_sentences=dict.fromkeys(DOMAINS, 8),
         n_silent=2,
         n_per_stratum=2,
-        n_search=2,
+        n_human=2,
         n_silent_report=2,
         training=TrainingSettings(epochs=1, save_every=2),
         n_specialist_sentences=8,

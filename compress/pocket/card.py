@@ -98,12 +98,13 @@ def _data(recipe: PocketRecipe, clips: Sequence[Clip]) -> str:
     lines += [
         "",
         f"{len(words):,} distinct English words in training, and {n_silent} clips in which nothing is said.",
-        "Splits are decided by a hash of a sentence's content, so a sentence and its paraphrases in the same frame fall",
-        "into one split; synonyms among a frame's words (`star`, `star key`) can put one translation into two.",
+        "Splits are decided by a hash of a sentence's content, so a sentence and its paraphrases in the same frame",
+        "fall into one split; synonyms among a frame's words (`star`, `star key`) can put one translation into two.",
         "",
         f"Voices in training: {seen}.  Held out for report: {held}, and the human recordings.",
         "",
-        f"Trained for {recipe.training.epochs} epochs; each clip is asked for its English, German and Chinese words.",
+        f"Trained for {recipe.training.epochs} epochs on both translations of every clip.  A CTC loss asks the states",
+        "over the audio for the English words, as an aid to alignment; no weights of it remain.",
         "",
         *_proofreading(),
     ]

@@ -25,10 +25,10 @@ from compress.pocket.recipe import PocketRecipe
 
 # file name: what is said
 EXAMPLES: Final = {
-    "daily_aquarium_tickets": "I would like nine tickets for the aquarium for next Friday, please.",
+    "daily_feeding_ducks": "My grandfather used to feed the ducks with us every Tuesday when I was a child.",
     "daily_croissant_and_tea": "Could I have another croissant and a cup of herbal tea, please?",
     "phone_delayed_flight": "Your flight to Zurich is delayed by three hours due to urgent maintenance work.",
-    "phone_one_time_password": "The one-time password is valid for fifteen minutes and can only be used once.",
+    "phone_car_repair": "In June, we will debit five hundred euros from your account for your car repair.",
     "talks_no_parser": "Unlike previous work, our retrieval model does not need a parser.",
     "talks_welsh_podcasts": "Our corpus contains seventy podcasts in Welsh.",
 }

@@ -70,7 +70,7 @@ class Build:
         report = self._report_clips()
         features.build([*clips, *self._specialist_clips(), *report], skeleton, self._features, progress, self.workers)
         staged = self._train(skeleton, clips, progress)
-        result = self._evaluate(staged, report, progress)
+        result = self._scores(staged, report, list(LANGUAGES), progress)
         result["headroom"] = {code: self._specialise(staged, code, report, progress) for code in LANGUAGES}
         (staged / LINEAGE_FILE).write_text(json.dumps(self._lineage(result), indent=2, ensure_ascii=False) + "\n")
         (staged / "README.md").write_text(card.render(self.recipe, result, clips, report))
@@ -121,10 +121,10 @@ class Build:
         return path
 
     def _train(self, skeleton: Path, clips: Sequence[Clip], progress: Progress) -> Path:
-        examples = self._examples(skeleton, clips, list(LANGUAGES))
         name = _fingerprint([skeleton.name, self.recipe.training, _contents(clips)])
         path = self.work / f"pocket-{name}"
         if not path.is_dir():
+            examples = self._examples(skeleton, clips, list(LANGUAGES))
             self._fit(skeleton, examples, self.recipe.training, path, progress)
         return path
 
@@ -172,9 +172,6 @@ class Build:
             )
             for clip in clips
         ]
-
-    def _evaluate(self, path: Path, report: Sequence[Clip], progress: Progress) -> dict[str, Any]:
-        return self._scores(path, report, list(LANGUAGES), progress)
 
     def _scores(self, path: Path, clips: Sequence[Clip], languages: list[str], progress: Progress) -> dict[str, Any]:
         """Translates and scores, or reads what an earlier run found; hypotheses are kept beside the scores."""

@@ -25,7 +25,6 @@ import yaml
 
 from compress.pocket import shared_lexicon
 from compress.pocket.lexicon import (
-    LANGUAGES,
     Adjective,
     Entry,
     GrammarError,
@@ -142,27 +141,6 @@ def draw(frame: Frame, rng: random.Random) -> Sentence:
         de=_finish(_render(frame.de, "de", fillings), "de"),
         zh=_finish(_render(frame.zh, "zh", fillings), "zh"),
     )
-
-
-def sentences(domain: str, seed: int) -> Iterator[Sentence]:
-    """An endless stream of distinct sentences of a domain; ends when none is left to draw.
-
-    Frames are drawn in proportion to the logarithm of their size, so that neither the few giants nor
-    the fixed sentences dominate.
-    """
-    frames = load_domain(domain)
-    weights = [1 + math.log2(count_fillings(frame)) for frame in frames]
-    rng = random.Random(f"{domain}-{seed}")
-    seen: set[str] = set()
-    misses = 0
-    while misses < 1000:
-        sentence = draw(rng.choices(frames, weights)[0], rng)
-        if sentence.en in seen:
-            misses += 1
-            continue
-        misses = 0
-        seen.add(sentence.en)
-        yield sentence
 
 
 def _slots(template: str) -> dict[str, None]:
@@ -289,19 +267,6 @@ def _all_english(frame: Frame) -> str:
             else:
                 texts.append(entry.en)
     return _SLOT.sub(" ", " ".join(texts))
-
-
-__all__ = [
-    "DOMAINS",
-    "FRAMES_DIR",
-    "LANGUAGES",
-    "Frame",
-    "Sentence",
-    "count_fillings",
-    "draw",
-    "load_domain",
-    "sentences",
-]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-LANGUAGES: Final = ("en", "de", "zh")
 CASES: Final = ("nom", "acc", "dat", "gen")
 DER_WORDS: Final = ("der", "dies", "jed", "welch")
 EIN_WORDS: Final = ("ein", "kein", "mein", "dein", "sein", "ihr", "Ihr", "unser")

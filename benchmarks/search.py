@@ -1,20 +1,22 @@
 """`python -m benchmarks search`: the layer search, as published, as anyone would write it next, and ours.
 
 All of them run greedy rounds over the decoder layers of one model on the same utterances, in one process, one after
-the other, and must choose the same layers:
+the other, and all but the last must choose the same layers:
 
 - `naive`: as the paper's code does it: every candidate translates one utterance at a time with `generate`, which
   pads each to 30 s and encodes it anew;
 - `batched`: audio encoded once, batches of 32, finished rows dropped, `lm_head` at the last position only;
 - `grouped`: the same, with attention that does not copy keys and values (`compress.attention`);
-- `shared`: several candidates at once, each from the layer it lacks upwards, the rest shared;
-- `drafts`: and each verifies its parent's translation in one pass before it goes on alone;
-- `exact`: and those that cannot win are given up, which is what `compress prune` does.
+- `shared`: candidates read their prompts from the layer that they lack upwards, what is below being everybody's, and
+  decode together;
+- `kept`: and what a candidate read in one round serves it in the next, up to the layer that is gone by then;
+- `exact`: and those that cannot win are given up, which is what `compress prune` does;
+- `fast`: and those that are not likely to, so it may choose other layers: how many of them are the same is shown.
 
-What to expect.  A candidate of L layers costs its batch of prompts (P tokens an utterance through L layers) and one
-pass a token.  Sharing saves half of the prompts, drafts the tokens on which parent and candidate agree, bounds what
-the losers had left.  Passes over few rows cost the same as over many until arithmetic decides, so decoding candidates
-together saves most where batches are small against the machine.
+What to expect.  A candidate of L layers costs its prompts (P tokens an utterance through L layers) and one pass a
+token.  Sharing saves half of the prompts, keeping a third of the rest from the second round on, bounds what the losers
+had left.  Passes over few rows cost the same as over many until arithmetic decides, so decoding candidates together
+saves most where batches are small against the machine.
 
 Given are ratios of times, and of the work in utterances decoded; the naive search may be run on fewer rounds than the
 others (`--naive-rounds`), and is then compared on these.
@@ -25,8 +27,8 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,11 +45,14 @@ from compress.errors import RecipeError
 from compress.model import decoder_layers
 from compress.prompt import LANGUAGES, translation
 from compress.recipe import Data, Prune
+from compress.search.bench import Bench, encode
 from compress.search.greedy import Evaluation, Round, Scorer, search
 from compress.search.metrics import CorpusMetric
-from compress.search.scorers import Bench, corpus_metric, metric_of
+from compress.search.scorers import corpus_metric, metric_of, one_by_one, race
 
-MODES: Final = ("naive", "batched", "grouped", "shared", "drafts", "exact")
+MODES: Final = ("naive", "batched", "grouped", "shared", "kept", "exact", "fast")
+# Room for what is decoded together, and none for states of single candidates.
+_NOTHING_KEPT: Final = 0
 _PROTECTED: Final = (0, -1)
 
 
@@ -74,7 +79,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     checkpoint = Checkpoint.open(options.model)
     bench, stage = _bench(checkpoint, options), Prune(n_remove=options.rounds)
     metric = corpus_metric(metric_of(stage, options.language), options.language, bench.references)
-    bench.audio  # noqa: B018 - encoded before anything is timed, for naive encodes for itself
     found = {}
     for mode in options.modes:
         n_rounds = min(options.naive_rounds, options.rounds) if mode == "naive" else options.rounds
@@ -119,36 +123,26 @@ class _Unbounded:
     def score(self, hypotheses: Sequence[str]) -> float:
         return self.metric.score(hypotheses)
 
+    def losses(self, hypotheses: Sequence[str]) -> list[float]:
+        return self.metric.losses(hypotheses)
+
     def bound(self, hypotheses: Sequence[str | None], beginnings: Mapping[int, str]) -> float:
         del hypotheses, beginnings
         return math.inf
-
-
-@dataclass(frozen=True)
-class _WithoutDrafts:
-    """A scorer that is not told what the parent translates."""
-
-    scorer: Callable[[], Scorer]
-
-    def evaluate(
-        self, removed: tuple[int, ...], candidates: Sequence[int], known: Mapping[int, Evaluation], last: Round | None
-    ) -> Iterator[Evaluation]:
-        if last is not None:
-            blank = [replace(one, hypotheses=("",) * len(one.hypotheses)) for one in last.evaluations]
-            last = Round(last.before, tuple(blank), last.removed)
-        return self.scorer().evaluate(removed, candidates, known, last)
 
 
 def _bench(checkpoint: Checkpoint, options: argparse.Namespace) -> Bench:
     data = Data(source="pocket", domain=options.domain, n_search=options.utterances)
     utterances = dataset.load(data, options.language, "search").utterances
     clips: list[Samples] = [one.audio.load() for one in utterances]
+    model, processor = checkpoint.load_model("cpu", torch.float32), checkpoint.load_processor()
     return Bench(
-        model=checkpoint.load_model("cpu", torch.float32),
-        processor=checkpoint.load_processor(),
+        model=model,
+        processor=processor,
         prompt=translation(options.language),
         max_new_tokens=120,
         clips=clips,
+        audio=encode(model, processor, clips),
         references=[one.translation for one in utterances],
         language=options.language,
         advance=lambda n: None,
@@ -158,16 +152,17 @@ def _bench(checkpoint: Checkpoint, options: argparse.Namespace) -> Bench:
 def _scorer(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> Scorer:
     match mode:
         case "naive":
-            return bench.one_by_one(stage.part, "naive", metric)
+            return one_by_one(bench, stage.part, "naive", metric)
         case "batched" | "grouped":
-            return bench.one_by_one(stage.part, "batched", metric)
+            return one_by_one(bench, stage.part, "batched", metric)
         case "shared":
-            blank = [""] * len(bench.clips)
-            return _WithoutDrafts(lambda: bench.exact(_Unbounded(metric), blank))
-        case "drafts":
-            return bench.exact(_Unbounded(metric))
+            return race(bench, _Unbounded(metric), keep_bytes=_NOTHING_KEPT)
+        case "kept":
+            return race(bench, _Unbounded(metric))
+        case "fast":
+            return race(bench, metric, fast=True)
         case _:
-            return bench.exact(metric)
+            return race(bench, metric)
 
 
 def _timed(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> _Found:
@@ -182,9 +177,11 @@ def _timed(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> _Foun
 
 
 def _check_same(found: dict[str, _Found]) -> None:
-    """Raises RecipeError where two searches disagree: then none of the times would mean anything."""
-    longest = max(found.values(), key=lambda one: len(one.rounds))
-    for mode, one in found.items():
+    """Raises RecipeError where two exact searches disagree: then none of the times would mean anything."""
+    exact = {mode: one for mode, one in found.items() if mode != "fast"}
+    longest = max(exact.values(), key=lambda one: len(one.rounds), default=None)
+    for mode, one in exact.items():
+        assert longest is not None
         for mine, other in zip(one.rounds, longest.rounds, strict=False):
             if (mine.removed, mine.chosen.score) != (other.removed, other.chosen.score):
                 raise RecipeError(

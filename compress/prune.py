@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -15,15 +14,17 @@ from rich.progress import Progress
 
 from compress import export, model, storage
 from compress.architectures import Architecture
-from compress.checkpoint import Checkpoint, read_object
+from compress.checkpoint import Checkpoint
 from compress.collate import prompt_of
 from compress.dataset import Utterance
 from compress.errors import RecipeError
 from compress.recipe import Prune, Recipe
 from compress.search import baselines, scorers
+from compress.search.bench import Bench, encode
 from compress.search.greedy import Round, candidates, search
 from compress.search.log import EvaluationLog
-from compress.search.scorers import Bench, metric_of
+from compress.search.scorers import metric_of
+from compress.translate import fingerprint
 
 ROUNDS_FILE: Final = "rounds.json"
 EVALUATIONS_FILE: Final = "evaluations.jsonl"
@@ -99,7 +100,7 @@ def run(
     if source.quantisation is not None or source.adapter is not None:
         raise RecipeError(f"{source.name} is quantised or has an adapter: pruning needs plain weights")
     settings = stage.model_dump(mode="json")
-    made_from = storage.digest(settings, _data(recipe, utterances), source.identity)
+    made_from = storage.digest(settings, fingerprint(recipe, utterances), source.identity)
     if storage.is_made(out, made_from):
         return Checkpoint.open(out)
     temporary = storage.begin(out)
@@ -132,32 +133,35 @@ def choose(
     n_layers = _n_layers(source, stage.part)
     if stage.strategy == "middle":
         return Chosen(baselines.middle(n_layers, stage.n_remove))
-    on_gpu = torch.cuda.is_available()
-    network = source.load_model("cuda" if on_gpu else "cpu", torch.bfloat16 if on_gpu else torch.float32)
     task = progress.add_task(stage.name, total=None)
+    network, processor = source.load_for_inference(), source.load_processor()
+    clips = [utterance.audio.load() for utterance in utterances]
     bench = Bench(
         model=network,
-        processor=source.load_processor(),
+        processor=processor,
         prompt=prompt_of(recipe),
         max_new_tokens=recipe.max_new_tokens,
-        clips=[utterance.audio.load() for utterance in utterances],
+        clips=clips,
+        audio=encode(network, processor, clips),
         references=[utterance.translation for utterance in utterances],
         language=recipe.language,
         advance=lambda n: progress.advance(task, n),
     )
     if stage.strategy == "block-influence":
-        return Chosen(baselines.least_influence(bench.influence(), stage.n_remove, stage.protected))
+        return Chosen(baselines.least_influence(scorers.influence(bench), stage.n_remove, stage.protected))
     n_open = n_layers - len({layer % n_layers for layer in stage.protected})
     n_candidates = sum(n_open - gone for gone in range(stage.n_remove))
     progress.update(task, total=n_candidates * len(utterances))
+    exact = stage.mode != "fast"  # what it gives up may win: no other search can go on from there
     identity = stage.model_dump(mode="json", include={"part", "protected"}) | {
+        "exact": exact,
         "metric": metric_of(stage, recipe.language),
-        "data": _data(recipe, utterances),
+        "data": fingerprint(recipe, utterances),
         "source": source.identity,
     }
     log = EvaluationLog(work / EVALUATIONS_FILE, identity)
     rounds = []
-    for one in search(n_layers, stage.n_remove, stage.protected, bench.scorer(stage), log):
+    for one in search(n_layers, stage.n_remove, stage.protected, scorers.scorer(bench, stage), log):
         rounds.append(one)
         progress.console.print(f"{len(rounds)}. layer {one.removed}: {identity['metric']} {one.chosen.score:.2f}")
     progress.update(task, completed=n_candidates * len(utterances))
@@ -218,9 +222,7 @@ def _write(source: Checkpoint, part: str, layers: Sequence[int], directory: Path
     """The source without some layers, in the dtype in which it is stored."""
     network = source.load_model("cpu", torch.float32)
     model.remove_layers(network, **{part: layers})
-    content = read_object(source.path / "config.json")
-    stored: torch.dtype = getattr(torch, content.get("dtype") or content.get("torch_dtype") or "bfloat16")
-    model.save(network, source.load_processor(), directory, stored)
+    model.save(network, source.load_processor(), directory, source.stored_dtype)
 
 
 def _facts(stage: Prune, recipe: Recipe, source: Checkpoint, chosen: Chosen) -> dict[str, Any]:
@@ -246,10 +248,3 @@ def _facts(stage: Prune, recipe: Recipe, source: Checkpoint, chosen: Chosen) -> 
 def _n_layers(source: Checkpoint, part: str) -> int:
     architecture = Architecture.read(source.path)
     return architecture.n_layers if part == "decoder" else architecture.n_tower_layers
-
-
-def _data(recipe: Recipe, utterances: Sequence[Utterance]) -> str:
-    """Changes with what is translated, and how it is asked for and scored."""
-    content = [(one.id, one.audio.key, one.translation) for one in utterances]
-    asked = [recipe.language, recipe.prompt, recipe.max_new_tokens]
-    return hashlib.sha256(repr([asked, content]).encode()).hexdigest()[:12]

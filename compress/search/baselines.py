@@ -24,7 +24,7 @@ def least_influence(influence: Mapping[int, float], n_remove: int, protected: Se
     """The layers that change their input least (Men et al. 2024, ShortGPT), least first.
 
     Args:
-        influence: 1 - cos between a layer's input and output, mean over tokens, by layer.
+        influence: 1 - cos between a layer's input and output, summed over the same tokens, by layer.
         n_remove: how many to choose.
         protected: layers that are never chosen; negative ones count from the end.
 

@@ -34,6 +34,10 @@ class CorpusMetric(Protocol):
         """The corpus score."""
         ...
 
+    def losses(self, hypotheses: Sequence[str]) -> list[float]:
+        """About how much each translation takes away from the best corpus score; all 0 where nothing is known."""
+        ...
+
     def bound(self, hypotheses: Sequence[str | None], beginnings: Mapping[int, str]) -> float:
         """What the score can be at most; infinite where nothing is known.
 
@@ -49,33 +53,36 @@ class Chrf:
 
     def __init__(self, references: Sequence[str], word_order: int) -> None:
         self._metric = CHRF(word_order=word_order)
-        self._references = list(references)
+        self._reference_ngrams = self._metric._cache_references([references])
         self._word_order = word_order
+        self._known: dict[tuple[int, str], Counts] = {}
         # A reference against itself: all of it matched.
-        self._perfect = self._counts(self._references, self._references)
+        self._perfect = self._all_counts(references)
 
     def score(self, hypotheses: Sequence[str]) -> float:
         """SacreBLEU's corpus score."""
-        return float(self._metric.corpus_score(hypotheses, [self._references]).score)
+        return self._value(self._all_counts(hypotheses).sum(0))
+
+    def losses(self, hypotheses: Sequence[str]) -> list[float]:
+        """N-grams that are missing, and n-grams too many, of all orders."""
+        counts = self._all_counts(hypotheses)
+        return [float(n) for n in (counts[..., :_MATCH] - counts[..., _MATCH, None]).sum((1, 2))]
 
     def bound(self, hypotheses: Sequence[str | None], beginnings: Mapping[int, str]) -> float:
         """See `CorpusMetric`; derived above."""
-        finished = [i for i, text in enumerate(hypotheses) if text is not None]
         total = self._perfect.copy()
-        if finished:
-            total[finished] = self._counts(
-                [hypotheses[i] or "" for i in finished], [self._references[i] for i in finished]
-            )
+        finished = [i for i, text in enumerate(hypotheses) if text is not None]
+        for i in finished:
+            total[i] = self._counts(i, hypotheses[i] or "")
         # An order without a single n-gram in the hypotheses is left out of chrF's average, which can lift it.
         unsure = (total[finished, :, _HYPOTHESIS].sum(0) == 0) & (self._perfect[..., _HYPOTHESIS].sum(0) > 0)
-        if unsure.any() and len(finished) < len(self._references):
+        if unsure.any() and len(finished) < len(total):
             return math.inf
-        begun = {i: self._stable(text) for i, text in beginnings.items()}
-        rows = [i for i, text in begun.items() if text]
-        if rows:
-            counts = self._counts([begun[i] for i in rows], [self._references[i] for i in rows])
-            total[rows, :, _HYPOTHESIS] += counts[..., _HYPOTHESIS] - counts[..., _MATCH]
-        return float(self._metric._compute_f_score([int(n) for n in total.sum(0).flatten()])) + _ROUNDING
+        for i, beginning in beginnings.items():
+            if text := self._stable(beginning):
+                counts = self._counts(i, text)
+                total[i, :, _HYPOTHESIS] += counts[:, _HYPOTHESIS] - counts[:, _MATCH]
+        return self._value(total.sum(0)) + _ROUNDING
 
     def _stable(self, beginning: str) -> str:
         """The part of a beginning that no continuation changes."""
@@ -83,10 +90,20 @@ class Chrf:
         # The last word may grow, and its punctuation is split off only once it is whole.
         return text.rpartition(" ")[0] if self._word_order else text
 
-    def _counts(self, hypotheses: list[str], references: list[str]) -> Counts:
-        """N-gram counts of hypothesis, reference and matches, shape (sentences, orders, 3)."""
-        stats = self._metric._extract_corpus_statistics(hypotheses, [references])
-        return np.asarray(stats, np.int64).reshape(len(hypotheses), -1, 3)
+    def _all_counts(self, hypotheses: Sequence[str]) -> Counts:
+        """Of every sentence, shape (sentences, orders, 3)."""
+        return np.stack([self._counts(i, text) for i, text in enumerate(hypotheses)])
+
+    def _counts(self, number: int, hypothesis: str) -> Counts:
+        """N-grams of hypothesis, reference and matches, shape (orders, 3); candidates often say the same."""
+        found = self._known.get((number, hypothesis))
+        if found is None:
+            stats = self._metric._compute_segment_statistics(hypothesis, self._reference_ngrams[number])
+            found = self._known[number, hypothesis] = np.asarray(stats, np.int64).reshape(-1, 3)
+        return found
+
+    def _value(self, counts: Counts) -> float:
+        return float(self._metric._compute_f_score([int(n) for n in counts.flatten()]))
 
 
 class Bleu:
@@ -99,6 +116,10 @@ class Bleu:
     def score(self, hypotheses: Sequence[str]) -> float:
         """SacreBLEU's corpus score."""
         return float(self._metric.corpus_score(hypotheses, [self._references]).score)
+
+    def losses(self, hypotheses: Sequence[str]) -> list[float]:
+        """Unknown: n-grams count over the whole corpus, whose brevity penalty is nobody's own."""
+        return [0.0] * len(hypotheses)
 
     def bound(self, hypotheses: Sequence[str | None], beginnings: Mapping[int, str]) -> float:
         """Unknown: a longer hypothesis elsewhere in the corpus can undo a brevity penalty."""

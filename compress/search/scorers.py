@@ -1,45 +1,37 @@
-"""From a recipe's words to a scorer: which metric, which mode, on which audio."""
+"""From a recipe's words to a scorer: which metric, which mode, on which bench."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, Literal
 
+import psutil
 import torch
-from torch import Tensor
 
-from compress import decoding
-from compress.audio import Samples
 from compress.errors import RecipeError
-from compress.prompt import Prompt
 from compress.recipe import Metric, Prune
 from compress.search import single
-from compress.search.exact import Exact
+from compress.search.bench import Bench
 from compress.search.greedy import Scorer
-from compress.search.lanes import Decoder
 from compress.search.metrics import Bleu, Chrf, CorpusMetric
-from compress.translate import translate
-
-if TYPE_CHECKING:
-    from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
-
+from compress.search.network import Network
+from compress.search.prompts import Prompts
+from compress.search.race import Race
 
 _NO_COMET: Final = "the layer search goes by chrF, chrF++ or BLEU: COMET is not connected to it yet"
-_NO_FAST: Final = "mode fast is not there yet: exact chooses what naive would, in a fraction of the time"
+# Of the memory that is free, how much the search may keep, and how much it may decode at once.
+_MEMORY_SHARE: Final = 0.25
 
 
 def check(stage: Prune) -> None:
     """Refuses a search that is not there, before anything is trained for it.
 
     Raises:
-        RecipeError: a mode or a metric that the search does not have.
+        RecipeError: a metric that the search does not have.
     """
     if stage.metric == "COMET":
         raise RecipeError(_NO_COMET)
-    if stage.mode == "fast":
-        raise RecipeError(_NO_FAST)
 
 
 def metric_of(stage: Prune, language: str) -> Metric:
@@ -64,80 +56,65 @@ def corpus_metric(name: Metric, language: str, references: Sequence[str]) -> Cor
             raise RecipeError(_NO_COMET)
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A model and the search split that it translates.
+def scorer(bench: Bench, stage: Prune) -> Scorer:
+    """The scorer that a stage asks for.
 
-    Attributes:
-        model: the whole model; fp32 where scores have to be those of decoding one by one.
-        processor: its processor.
-        prompt: how it is asked.
-        max_new_tokens: a translation ends after this many tokens at the latest.
-        clips: the search split's audio, shape (n_samples,) each, at 16 kHz.
-        references: its translations.
-        language: their language.
-        advance: told how many candidates' utterances are done.
+    Raises:
+        RecipeError: a metric that the search does not have.
     """
+    check(stage)
+    metric = corpus_metric(metric_of(stage, bench.language), bench.language, bench.references)
+    if stage.mode == "naive" or stage.part == "tower":
+        return one_by_one(bench, stage.part, "naive" if stage.mode == "naive" else "batched", metric)
+    return race(bench, metric, fast=stage.mode == "fast")
 
-    model: Qwen2AudioForConditionalGeneration
-    processor: Qwen2AudioProcessor
-    prompt: Prompt
-    max_new_tokens: int
-    clips: Sequence[Samples]
-    references: Sequence[str]
-    language: str
-    advance: Callable[[int], None]
 
-    @cached_property
-    def audio(self) -> list[Tensor]:
-        """Encoder outputs, shape (n_audio_tokens, d_model) each."""
-        with torch.inference_mode():
-            return [
-                encoded
-                for clip in self.clips
-                for encoded in decoding.encode(self.model, decoding.log_mel(self.processor, [clip]))
-            ]
+def one_by_one(bench: Bench, part: str, how: Literal["naive", "batched"], metric: CorpusMetric) -> single.OneByOne:
+    """A search that looks at one candidate at a time."""
+    ways = {"naive": single.naive, "batched": single.encoding_anew if part == "tower" else single.batched}
+    return single.OneByOne(bench.model, part, partial(ways[how], bench), metric)
 
-    def scorer(self, stage: Prune) -> Scorer:
-        """The scorer that a stage asks for.
 
-        Raises:
-            RecipeError: a mode or a metric that the search does not have.
-        """
-        check(stage)
-        metric = corpus_metric(metric_of(stage, self.language), self.language, self.references)
-        if stage.mode == "naive" or stage.part == "tower":
-            return self.one_by_one(stage.part, "naive" if stage.mode == "naive" else "batched", metric)
-        return self.exact(metric)
+def race(
+    bench: Bench,
+    metric: CorpusMetric,
+    keep_bytes: int | None = None,
+    *,
+    fast: bool = False,
+) -> Race:
+    """A search over decoder layers in which candidates share their work.
 
-    def one_by_one(self, part: str, how: str, metric: CorpusMetric) -> single.OneByOne:
-        """A search that looks at one candidate at a time, `naive` or `batched`."""
-        options = (self.prompt, self.max_new_tokens, self.advance)
-        if how == "naive":
-            run = single.naive(self.model, self.processor, self.clips, *options)
-        elif part == "tower":
-            run = single.encoding_anew(self.model, self.processor, self.clips, *options)
-        else:
-            run = single.batched(self.model, self.processor, self.audio, *options)
-        return single.OneByOne(self.model, part, run, metric)
+    Args:
+        bench: what is translated, by whom.
+        metric: of the same utterances.
+        keep_bytes: room for hidden states of later rounds; a quarter of the memory that is free if absent.
+        fast: approximate.
+    """
+    free_bytes = int(_free_bytes(bench.model.device) * _MEMORY_SHARE)
+    return Race(
+        network=Network(bench.model, bench.processor, bench.prompt),
+        processor=bench.processor,
+        audio=bench.audio,
+        metric=metric,
+        max_new_tokens=bench.max_new_tokens,
+        keep_bytes=free_bytes if keep_bytes is None else keep_bytes,
+        decode_bytes=free_bytes,
+        advance=bench.advance,
+        fast=fast,
+    )
 
-    def exact(self, metric: CorpusMetric, drafts: Sequence[str] | None = None) -> Exact:
-        """The exact search over decoder layers; its first drafts are the whole model's translations unless given."""
-        first = self.translations() if drafts is None else drafts
-        return Exact(self._decoder(), self.processor, self.audio, metric, first, self.advance)
 
-    def translations(self) -> list[str]:
-        """The whole model's own."""
-        return translate(self.model, self.processor, self.audio, self.prompt, self.max_new_tokens)
+def influence(bench: Bench) -> dict[int, float]:
+    """Block influence of every decoder layer, summed over the prompts' tokens, see `baselines`."""
+    network = Network(bench.model, bench.processor, bench.prompt)
+    total: dict[int, float] = {}
+    for clip in bench.audio:
+        for layer, value in Prompts(network, [clip], keep_bytes=0).influence():
+            total[layer] = total.get(layer, 0.0) + value
+    return total
 
-    def influence(self) -> dict[int, float]:
-        """Block influence of every decoder layer over the prompts, see `baselines`."""
-        decoder = self._decoder()
-        total: dict[int, float] = {}
-        for clip in self.audio:
-            for layer, value in decoder.read((), [clip], [[]]).influence.items():
-                total[layer] = total.get(layer, 0.0) + value / len(self.audio)
-        return total
 
-    def _decoder(self) -> Decoder:
-        return Decoder(self.model, self.processor, self.prompt, self.max_new_tokens)
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)

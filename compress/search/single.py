@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from compress import decoding
-from compress.audio import SAMPLE_RATE, Samples
+from compress.audio import SAMPLE_RATE
 from compress.model import without_layers
-from compress.prompt import Prompt
+from compress.search.bench import Bench, encode
 from compress.search.greedy import DECIMALS, Evaluation, Round
 from compress.search.metrics import CorpusMetric
 from compress.translate import text_of, translate
 
 if TYPE_CHECKING:
-    from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+    from transformers import Qwen2AudioForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -51,64 +50,33 @@ class OneByOne:
             yield Evaluation(layer, score, score, tuple(hypotheses))
 
 
-def naive(
-    model: Qwen2AudioForConditionalGeneration,
-    processor: Qwen2AudioProcessor,
-    clips: Sequence[Samples],
-    prompt: Prompt,
-    max_new_tokens: int,
-    advance: Callable[[int], None],
-) -> Callable[[], list[str]]:
+def naive(bench: Bench) -> list[str]:
     """The published way: `generate` on one utterance after the other, each padded to 30 s and encoded anew."""
-
-    def run() -> list[str]:
-        texts = []
-        for clip in clips:
-            inputs = processor(text=prompt.text, audio=[clip], sampling_rate=SAMPLE_RATE, return_tensors="pt")
-            inputs = inputs.to(model.device, model.dtype)
-            with torch.inference_mode():
-                ids = model.generate(  # type: ignore[misc]  # transformers' hints leave this class out
-                    **inputs,
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    repetition_penalty=1.0,
-                    # what ends a translation everywhere else, whatever the checkpoint declares
-                    eos_token_id=sorted(decoding.end_tokens(model, processor.tokenizer)),
-                )
-            texts.append(text_of(processor, ids[0, inputs["input_ids"].shape[1] :].tolist()))
-            advance(1)
-        return texts
-
-    return run
-
-
-def batched(
-    model: Qwen2AudioForConditionalGeneration,
-    processor: Qwen2AudioProcessor,
-    audio: Sequence[Tensor],
-    prompt: Prompt,
-    max_new_tokens: int,
-    advance: Callable[[int], None],
-) -> Callable[[], list[str]]:
-    """Batches of utterances whose audio was encoded once: for candidates in the decoder."""
-    return lambda: translate(model, processor, audio, prompt, max_new_tokens, advance)
-
-
-def encoding_anew(
-    model: Qwen2AudioForConditionalGeneration,
-    processor: Qwen2AudioProcessor,
-    clips: Sequence[Samples],
-    prompt: Prompt,
-    max_new_tokens: int,
-    advance: Callable[[int], None],
-) -> Callable[[], list[str]]:
-    """Batches of utterances whose audio is encoded each time: for candidates in the tower."""
-
-    def run() -> list[str]:
-        audio: list[Tensor] = []
+    model, processor, prompt = bench.model, bench.processor, bench.prompt
+    texts = []
+    for clip in bench.clips:
+        inputs = processor(text=prompt.text, audio=[clip], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        inputs = inputs.to(model.device, model.dtype)
         with torch.inference_mode():
-            for clip in clips:
-                audio += decoding.encode(model, decoding.log_mel(processor, [clip]))
-        return translate(model, processor, audio, prompt, max_new_tokens, advance)
+            ids = model.generate(  # type: ignore[misc]  # transformers' hints leave this class out
+                **inputs,
+                max_new_tokens=bench.max_new_tokens,
+                do_sample=False,
+                repetition_penalty=1.0,
+                # what ends a translation everywhere else, whatever the checkpoint declares
+                eos_token_id=sorted(decoding.end_tokens(model, processor.tokenizer)),
+            )
+        texts.append(text_of(processor, ids[0, inputs["input_ids"].shape[1] :].tolist()))
+        bench.advance(1)
+    return texts
 
-    return run
+
+def batched(bench: Bench) -> list[str]:
+    """Batches of utterances whose audio was encoded once: for candidates in the decoder."""
+    return translate(bench.model, bench.processor, bench.audio, bench.prompt, bench.max_new_tokens, bench.advance)
+
+
+def encoding_anew(bench: Bench) -> list[str]:
+    """Batches of utterances whose audio is encoded each time: for candidates in the tower."""
+    audio = encode(bench.model, bench.processor, bench.clips)
+    return translate(bench.model, bench.processor, audio, bench.prompt, bench.max_new_tokens, bench.advance)

@@ -24,10 +24,11 @@ from compress.model import decoder_layers, tower_layers
 from compress.prompt import translation
 from compress.prune import EVALUATIONS_FILE, ROUNDS_FILE
 from compress.recipe import Data, Optimisation, Prune, Recipe
+from compress.search.bench import encode
 from compress.search.greedy import Round
 from tests.compress import babbler, narrow
 from tests.compress.deadly import run_and_die
-from tests.compress.search.setting import LIMIT, N_LAYERS, Setting, babbling, encode, rounds
+from tests.compress.search.setting import LIMIT, N_LAYERS, Setting, babbling, rounds
 from tests.compress.toy_training import Sound
 
 N_REMOVE: Final = 2
@@ -330,8 +331,8 @@ from tests.compress.deadly import Deadly
 
 source, directory, references = sys.argv[1:]
 listed = test_prune.utterances(json.loads(references))
-# the first advance is the most promising candidate's, the second that of all others
-test_prune.run(test_prune.stage(), Checkpoint.open(source), Path(directory), listed, Deadly("prune", 2))
+# five candidates read the first of two chunks, then the leader finishes, and is written down
+test_prune.run(test_prune.stage(), Checkpoint.open(source), Path(directory), listed, Deadly("prune", 7))
 """
 
 
@@ -360,7 +361,6 @@ def test_a_killed_search_goes_on_and_ends_the_same(
     ("settings", "complaint"),
     [
         ({"metric": "COMET"}, "goes by chrF, chrF.. or BLEU: COMET is not connected"),
-        ({"mode": "fast"}, "mode fast is not there yet"),
         ({"strategy": "block-influence", "part": "tower"}, "block influence is the decoder's"),
     ],
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from transformers import Qwen2AudioProcessor
 
+from compress.search.bench import encode
 from compress.search.greedy import Round
 from tests.compress import babbler
 from tests.compress.conftest import sound
-from tests.compress.search.setting import N_LAYERS, Setting, babbling, encode, rounds
+from tests.compress.search.setting import N_LAYERS, Setting, babbling, rounds
 
 CLIPS = [sound(duration_s, seed) for seed, duration_s in enumerate([0.3, 2.0, 1.1, 4.0, 0.7, 3.1])]
 N_REMOVE = 3

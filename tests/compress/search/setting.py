@@ -6,19 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
-import torch
 from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from compress import decoding
 from compress.audio import Samples
 from compress.prompt import translation
-from compress.search import single
-from compress.search.exact import Exact
+from compress.search import scorers
+from compress.search.bench import Bench
 from compress.search.greedy import Round, Scorer, is_beaten, search
-from compress.search.lanes import Decoder
 from compress.search.metrics import Chrf, CorpusMetric
-from compress.translate import translate
+from compress.search.network import Network
+from compress.search.race import Race
+from compress.search.single import OneByOne
 from tests.compress import babbler
 from tests.compress.search.forgetful import Forgetful
 
@@ -56,46 +55,43 @@ class Setting:
     def metric(self) -> CorpusMetric:
         return Chrf(self.references, word_order=0 if self.language == "zh" else 2)
 
-    def decoder(self) -> Decoder:
-        return Decoder(self.model, self.processor, translation(self.language), self.limit)
+    def bench(self, advance: Callable[[int], None] = nobody) -> Bench:
+        return Bench(
+            model=self.model,
+            processor=self.processor,
+            prompt=translation(self.language),
+            max_new_tokens=self.limit,
+            clips=self.clips,
+            audio=self.audio,
+            references=self.references,
+            language=self.language,
+            advance=advance,
+        )
+
+    def network(self) -> Network:
+        return Network(self.model, self.processor, translation(self.language))
 
     def translations(self) -> list[str]:
         """The model's own, as it is."""
-        return translate(self.model, self.processor, self.audio, translation(self.language), self.limit)
+        return self.bench().translations()
 
-    def naive(self, part: str = "decoder", advance: Callable[[int], None] = nobody) -> single.OneByOne:
-        run = single.naive(
-            self.model, self.processor, self.clips, translation(self.language), self.limit, advance=advance
-        )
-        return single.OneByOne(self.model, part, run, self.metric)
+    def naive(self, part: str = "decoder", advance: Callable[[int], None] = nobody) -> OneByOne:
+        return scorers.one_by_one(self.bench(advance), part, "naive", self.metric)
 
-    def batched(self, metric: CorpusMetric | None = None, advance: Callable[[int], None] = nobody) -> single.OneByOne:
-        run = single.batched(
-            self.model, self.processor, self.audio, translation(self.language), self.limit, advance=advance
-        )
-        return single.OneByOne(self.model, "decoder", run, metric or self.metric)
+    def batched(
+        self, metric: CorpusMetric | None = None, advance: Callable[[int], None] = nobody, part: str = "decoder"
+    ) -> OneByOne:
+        return scorers.one_by_one(self.bench(advance), part, "batched", metric or self.metric)
 
-    def encoding_anew(self, part: str) -> single.OneByOne:
-        run = single.encoding_anew(
-            self.model, self.processor, self.clips, translation(self.language), self.limit, advance=nobody
-        )
-        return single.OneByOne(self.model, part, run, self.metric)
-
-    def exact(
+    def race(
         self,
-        drafts: Sequence[str],
         metric: CorpusMetric | None = None,
         advance: Callable[[int], None] = nobody,
-    ) -> Exact:
-        return Exact(self.decoder(), self.processor, self.audio, metric or self.metric, drafts, advance)
-
-
-def encode(
-    model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, clips: Sequence[Samples]
-) -> list[Tensor]:
-    """Each clip alone."""
-    with torch.inference_mode():
-        return [decoding.encode(model, decoding.log_mel(processor, [clip]))[0] for clip in clips]
+        keep_bytes: int | None = None,
+        *,
+        fast: bool = False,
+    ) -> Race:
+        return scorers.race(self.bench(advance), metric or self.metric, keep_bytes, fast=fast)
 
 
 def rounds(scorer: Scorer, n_layers: int, n_remove: int, protected: Sequence[int] = ()) -> list[Round]:
@@ -121,7 +117,7 @@ def babbling(make: Callable[[int], Setting], n_remove: int, part: str = "decoder
             if part == "decoder":
                 wanted = rounds(found.batched(), N_LAYERS, n_remove)
             else:
-                wanted = rounds(found.encoding_anew(part), babbler.N_TOWER_LAYERS, n_remove)
+                wanted = rounds(found.batched(part=part), babbler.N_TOWER_LAYERS, n_remove)
         if min(leads) > babbler.LEAD and _tells_apart(found, wanted, len(leads)):
             return found, wanted
     pytest.fail(f"no model of seeds {babbler.SEEDS} tells its layers apart by a wide margin")

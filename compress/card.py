@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from compress import storage
 from compress.checkpoint import LINEAGE_FILE, read_object
+from compress.score import Score
 from compress.size import Size, measure
 
 CARD_FILE: Final = "README.md"
@@ -30,13 +32,28 @@ doctor DIRECTORY` says which engines can serve these files, and why others canno
 
 
 def write(directory: Path) -> None:
-    """Writes the card of a checkpoint from its lineage and its files' headers; again, once there are scores.
+    """Writes the card of a checkpoint from its lineage and its files' headers.
 
     Raises:
         CheckpointError: it has no readable lineage or weights.
     """
-    text = render(read_object(directory / LINEAGE_FILE), measure(directory))
-    (directory / CARD_FILE).write_text(text, encoding="utf-8")
+    storage.write_whole(directory / CARD_FILE, render(read_object(directory / LINEAGE_FILE), measure(directory)))
+
+
+def enter(directory: Path, scores: Sequence[Score], *, paper_parity: bool) -> None:
+    """Enters scores in a checkpoint's lineage and card, in the place of others; changes nothing if they are there.
+
+    Args:
+        directory: the checkpoint.
+        scores: how well it translates.
+        paper_parity: whether a search has seen the very utterances that were scored.
+
+    Raises:
+        CheckpointError: see `write`.
+    """
+    entered = [one.as_json() | {"paper_parity": paper_parity} for one in scores]
+    storage.write_lineage(directory, read_object(directory / LINEAGE_FILE) | {"scores": entered})
+    write(directory)
 
 
 def render(lineage: Mapping[str, Any], size: Size) -> str:
@@ -125,6 +142,7 @@ def _scores(lineage: Mapping[str, Any]) -> str:
         value = f"{score['value']:.2f} ({score['low']:.2f}–{score['high']:.2f})"
         # the second names are those of the shipped pocket model
         split, group = score.get("split", lineage.get("split", "")), score.get("group", score.get("stratum", ""))
+        split = f"{split}, searched on, too" if score.get("paper_parity") else split
         n_sentences = score.get("n", score.get("n_clips", ""))
         lines.append(f"| {split} | {group} | {score['language']} | {score['metric']} | {value} | {n_sentences} |")
     signatures = dict.fromkeys(f"- {score['metric']}, {score['language']}: `{score['signature']}`" for score in scores)

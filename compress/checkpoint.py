@@ -89,9 +89,31 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        """Another one when the checkpoint is made anew from something else."""
-        content = json.dumps([self.name, self.lineage, self.n_bytes], sort_keys=True)
+        """Another one when the checkpoint is made anew from something else; no part of it are scores, which come later.
+
+        What checkpoints are called counts only where nothing says what they are made from.
+        """
+        made = {key: value for key, value in self.lineage.items() if key not in ("name", "parent", "scores")}
+        made["history"] = [
+            {key: value for key, value in step.items() if key != "source"} for step in made.get("history", [])
+        ]
+        name = None if "made_from" in made else self.name
+        content = json.dumps([name, made, self.n_bytes], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """In which `config.json` says that the weights are stored.
+
+        Raises:
+            CheckpointError: `config.json` is none.
+        """
+        import torch
+
+        content = read_object(self.path / "config.json")
+        # checkpoints on the hub have the older name
+        dtype: torch.dtype = getattr(torch, content.get("dtype") or content.get("torch_dtype") or "bfloat16")
+        return dtype
 
     def load_model(self, device: str, dtype: torch.dtype) -> Qwen2AudioForConditionalGeneration:
         """Loads the weights in evaluation mode, from local safetensors files only.
@@ -130,6 +152,22 @@ class Checkpoint:
         model.eval()
         return model
 
+    def load_for_inference(self, dtype: torch.dtype | None = None) -> Qwen2AudioForConditionalGeneration:
+        """Loads the weights as `load_model` does, onto the GPU if there is one, and freezes them.
+
+        Args:
+            dtype: see `load_model`; bf16 on a GPU and fp32 on a CPU when absent.
+
+        Raises:
+            CheckpointError: see `load_model`.
+        """
+        import torch
+
+        device = default_device()
+        model = self.load_model(device, dtype or (torch.bfloat16 if device == "cuda" else torch.float32))
+        model.requires_grad_(requires_grad=False)
+        return model
+
     def load_processor(self) -> Qwen2AudioProcessor:
         """Loads tokenizer and feature extractor."""
         from transformers import Qwen2AudioProcessor
@@ -158,6 +196,13 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.name} cannot be loaded without {' and '.join(missing)}: pip install 'kompakt-st[compress]'"
             )
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def missing_files(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -28,11 +28,22 @@ from compress.model import is_frozen
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-    from compress.collate import TrainingExample
     from compress.dataset import Audio
 
 # samples of shape (n_samples,), or encoder output of shape (n_audio_tokens, d_model) in float16
 Clip = NDArray[Any]
+
+
+class Spoken(Protocol):
+    """What has a name and a sound: an utterance, or a training example."""
+
+    @property
+    def id(self) -> str:
+        """What messages call it."""
+
+    @property
+    def audio(self) -> Audio:
+        """What is heard."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Clips:
 
     def prepare(
         self,
-        examples: Sequence[TrainingExample],
+        examples: Sequence[Spoken],
         compute: Callable[[Samples], Clip],
         progress: Progress,
         share: tuple[int, int] = (0, 1),
@@ -101,7 +112,7 @@ class Clips:
 def prepare(
     model: Qwen2AudioForConditionalGeneration,
     processor: Qwen2AudioProcessor,
-    examples: Sequence[TrainingExample],
+    examples: Sequence[Spoken],
     cache: Path,
     progress: Progress,
     share: tuple[int, int] = (0, 1),
@@ -137,9 +148,9 @@ def encoded(
     return np.asarray(output.float().cpu().numpy(), np.float16)
 
 
-def _of_different_sounds(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
+def _of_different_sounds(examples: Sequence[Spoken]) -> list[Spoken]:
     """The first example of each sound."""
-    found: dict[str, TrainingExample] = {}
+    found: dict[str, Spoken] = {}
     for one in examples:
         with named(one):
             found.setdefault(one.audio.key, one)  # the key may be in the file
@@ -147,7 +158,7 @@ def _of_different_sounds(examples: Sequence[TrainingExample]) -> list[TrainingEx
 
 
 @contextmanager
-def named(example: TrainingExample) -> Iterator[None]:
+def named(example: Spoken) -> Iterator[None]:
     """Says whose sound it is that cannot be read."""
     try:
         yield

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from rich.progress import Progress
 
-from compress import clips
 from compress.checkpoint import Checkpoint
 from compress.collate import TrainingExample, prompt_of
 from compress.dataset import Utterance
 from compress.errors import RecipeError
 from compress.recipe import Distill, Recipe
 from compress.score import sentence_chrf
-from compress.translate import UTTERANCES_PER_BATCH, translate
+from compress.translate import UTTERANCES_PER_BATCH, Translator
 
 LABELS_FILE: Final = "labels.jsonl"
 _UTTERANCES_PER_SAVE: Final = 8 * UTTERANCES_PER_BATCH
@@ -97,20 +95,11 @@ def kept(stage: Distill, utterances: Sequence[Utterance], work: Path) -> Labels:
 def _write(
     file: Path, missing: Sequence[Utterance], recipe: Recipe, teacher: Checkpoint, progress: Progress, cache: Path
 ) -> None:
-    on_gpu = torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    network = teacher.load_model(device, torch.bfloat16 if on_gpu else torch.float32)
-    network.requires_grad_(requires_grad=False)  # so that its tower counts as frozen: encoded once for all stages
-    processor = teacher.load_processor()
-    examples = [TrainingExample(one.id, one.audio, one.translation) for one in missing]
-    prepared = clips.prepare(network, processor, examples, cache, progress)
+    translator = Translator(teacher, recipe, missing, progress, cache)
     task = progress.add_task("teacher's translations", total=len(missing))
     for start in range(0, len(missing), _UTTERANCES_PER_SAVE):
         part = missing[start : start + _UTTERANCES_PER_SAVE]
-        audio = [torch.from_numpy(prepared.load(one.audio)).to(device, network.dtype) for one in part]
-        texts = translate(
-            network, processor, audio, prompt_of(recipe), recipe.max_new_tokens, lambda n: progress.advance(task, n)
-        )
+        texts = translator.translate(part, lambda n: progress.advance(task, n))
         lines = [
             json.dumps({"id": one.id, "audio": one.audio.key, "text": text}, ensure_ascii=False)
             for one, text in zip(part, texts, strict=True)

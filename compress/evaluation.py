@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.progress import Progress
 
-from compress import clips, score
+from compress import score, storage
 from compress.checkpoint import Checkpoint
-from compress.collate import TrainingExample, prompt_of
 from compress.dataset import Utterance
 from compress.recipe import Recipe, Split
 from compress.score import Score
-from compress.translate import translate
+from compress.translate import Translator, fingerprint
 
 
 @dataclass(frozen=True)
@@ -59,13 +55,18 @@ def evaluate(
         file: where the result is kept.
         progress: shows utterances done and time left.
         cache: directory of encoded audio, which several stages may share.
+
+    Raises:
+        RecipeError: a sound cannot be used.
     """
-    identity = _identity(checkpoint, recipe, utterances)
+    identity = storage.digest(checkpoint.identity, fingerprint(recipe, utterances))
     if file.is_file():
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["of"] == identity:
             return Evaluation(split, tuple(Score(**one) for one in content["scores"]), content["hypotheses"])
-    texts = _translate(checkpoint, recipe, utterances, progress, cache)
+    translator = Translator(checkpoint, recipe, utterances, progress, cache)
+    task = progress.add_task(f"{checkpoint.name} translates", total=len(utterances))
+    texts = translator.translate(utterances, lambda n: progress.advance(task, n))
     scores = _scores(texts, utterances, recipe.language, split)
     found = Evaluation(split, tuple(scores), dict(zip((one.id for one in utterances), texts, strict=True)))
     content = {
@@ -81,22 +82,6 @@ def evaluate(
     return found
 
 
-def _translate(
-    checkpoint: Checkpoint, recipe: Recipe, utterances: Sequence[Utterance], progress: Progress, cache: Path
-) -> list[str]:
-    on_gpu = torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    network = checkpoint.load_model(device, torch.bfloat16 if on_gpu else torch.float32)
-    network.requires_grad_(requires_grad=False)  # so that its tower counts as frozen: encoded once for all stages
-    processor = checkpoint.load_processor()
-    examples = [TrainingExample(one.id, one.audio, one.translation) for one in utterances]
-    prepared = clips.prepare(network, processor, examples, cache, progress)
-    audio = [torch.from_numpy(prepared.load(one.audio)).to(device, network.dtype) for one in utterances]
-    task = progress.add_task(f"{checkpoint.name} translates", total=len(audio))
-    prompt = prompt_of(recipe)
-    return translate(network, processor, audio, prompt, recipe.max_new_tokens, lambda n: progress.advance(task, n))
-
-
 def _scores(texts: Sequence[str], utterances: Sequence[Utterance], language: str, split: Split) -> list[Score]:
     references = [one.translation for one in utterances]
     found = score.corpus_scores(texts, references, language, split)
@@ -107,9 +92,3 @@ def _scores(texts: Sequence[str], utterances: Sequence[Utterance], language: str
             [texts[i] for i in rows], [references[i] for i in rows], language, split, group=group
         )
     return found
-
-
-def _identity(checkpoint: Checkpoint, recipe: Recipe, utterances: Sequence[Utterance]) -> str:
-    content: list[Any] = [checkpoint.identity, recipe.language, recipe.prompt, recipe.max_new_tokens]
-    content += [(one.id, one.audio.key, one.translation) for one in utterances]
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]

@@ -14,11 +14,12 @@ import torch
 
 from compress import card, decoding, doctor, storage
 from compress.audio import Samples
-from compress.checkpoint import Checkpoint, read_object
+from compress.checkpoint import Checkpoint
 from compress.errors import CheckpointError, RecipeError
 from compress.prompt import Prompt
 from compress.recipe import Export
 from compress.storage import Form
+from compress.translate import translate
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
@@ -69,7 +70,7 @@ def try_out(checkpoint: Checkpoint, clip: Samples, prompt: Prompt) -> str:
         CheckpointError: it does not load, or computes what is no number.
     """
     try:
-        model = checkpoint.load_model("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+        model = checkpoint.load_for_inference(torch.bfloat16)
         processor = checkpoint.load_processor()
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"what was written to {checkpoint.path} does not load: {error}") from error
@@ -84,9 +85,8 @@ def _translate(
     states = model.model.language_model(inputs_embeds=model.model.multi_modal_projector(audio[0])[None])
     if not torch.isfinite(model.lm_head(states.last_hidden_state)).all():
         raise CheckpointError("the new checkpoint's scores are not finite: its weights are damaged")
-    batch = decoding.Decoding(model, processor, audio, [prompt], _TRIAL_TOKENS)
-    ids = [token.id for _ in range(_TRIAL_TOKENS) for token in batch.step() if token.id is not None]
-    return str(processor.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    (text,) = translate(model, processor, audio, prompt, _TRIAL_TOKENS)
+    return text
 
 
 class Hub(Protocol):
@@ -195,5 +195,5 @@ def _same_weights(stage: Export, source: Checkpoint) -> bool:
     if stage.merge or (source.adapter is not None and stage.layout != "paper"):
         return False
     if stage.layout == "bf16":
-        return source.quantisation is None and read_object(source.path / "config.json").get("dtype") == "bfloat16"
+        return source.quantisation is None and source.stored_dtype == torch.bfloat16
     return source.quantisation is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import CheckpointError
@@ -33,15 +34,49 @@ def fetch(model: str, revision: str | None = None, cache: Path | None = None) ->
             raise CheckpointError(f"{model} is no model from the hub: only those have revisions")
         return Checkpoint.open(POCKET if model == "pocket" else path)
 
+    try:
+        opened = Checkpoint.open(download(model, revision, _FILES, cache=cache))
+    except OSError as error:
+        raise CheckpointError(
+            f"there is no directory {model}, and it is neither in the hub's cache nor to be downloaded ({error})"
+        ) from error
+    return opened if "name" in opened.lineage else replace(opened, name=f"{model}@{opened.path.name[:12]}")
+
+
+def download(
+    repository: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    kind: Literal["model", "dataset"] = "model",
+    cache: Path | None = None,
+) -> Path:
+    """The directory of a repository in the hub's cache; downloads what is not there yet.
+
+    Args:
+        repository: OWNER/NAME.
+        revision: commit, tag or branch; with a full commit nothing is asked of the network once it is there.
+        patterns: which files.
+        kind: what the repository holds.
+        cache: the hub's cache, its usual place if absent.
+
+    Raises:
+        OSError: neither the hub nor the cache has it; says in a line why the hub has not.
+    """
     import httpx
     from huggingface_hub import snapshot_download
 
-    def snapshot(*, offline: bool) -> Checkpoint:
-        directory = snapshot_download(
-            model, revision=revision, cache_dir=cache, allow_patterns=list(_FILES), local_files_only=offline
+    def snapshot(*, offline: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                cache_dir=cache,
+                allow_patterns=list(patterns),
+                local_files_only=offline,
+            )
         )
-        opened = Checkpoint.open(directory)
-        return opened if "name" in opened.lineage else replace(opened, name=f"{model}@{opened.path.name[:12]}")
 
     try:
         return snapshot(offline=False)
@@ -49,7 +84,4 @@ def fetch(model: str, revision: str | None = None, cache: Path | None = None) ->
         try:
             return snapshot(offline=True)
         except (OSError, ValueError):
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(
-                f"there is no directory {model}, and it is neither in the hub's cache nor to be downloaded ({reason})"
-            ) from error
+            raise OSError((str(error).splitlines() or [type(error).__name__])[0]) from error

@@ -1,15 +1,15 @@
 """The whole way from a big model to a small one: the stages of a recipe, in order.  Read this first.
 
 Each stage has its own directory under `WORK/RECIPE/`: `RECIPE-STAGE` is its result, `scores.json` how well that
-translates the report split, everything else its way there.  A stage whose result is there is not run again; a result
-that was made with other settings is never overwritten without being asked.
+translates the report split, everything else its way there.  A stage whose result is there is not run again, and one
+that another recipe of the same work directory has carried out is taken over from there; a result that was made with
+other settings is never overwritten without being asked.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from typing import Final
 from rich.markup import escape
 from rich.progress import Progress
 
-from compress import dataset, distill, evaluation, export, finetune, hub, prune, qlora
+from compress import card, dataset, distill, evaluation, export, finetune, hub, prune, qlora, shared_stages
 from compress.audio import WINDOW_S
 from compress.checkpoint import Checkpoint
 from compress.collate import TrainingExample, prompt_of
@@ -68,16 +68,22 @@ class Pipeline:
         """
         self._check_stages(again)
         self._list_data()
-        current = hub.fetch(self.recipe.model, self.recipe.revision)
-        results = [self._report(BASELINE, current, self.place(0, BASELINE))]
+        model = current = hub.fetch(self.recipe.model, self.recipe.revision)
+        place = self.place(0, BASELINE)
+        chain = self._find(None, model, model, place)
+        results = [self._report(BASELINE, current, place)]
+        shared_stages.record(place, chain)
         for number, stage in enumerate(self.recipe.stages, 1):
             source = self.made[stage.source] if stage.source else current
             place = self.place(number, stage.name)
             self.progress.console.rule(f"{self.recipe.name}: {stage.name}")
-            current = self._carry_out(stage, source, place, repeat=stage.name in again)
-            self.made[stage.name] = current
+            chain = self._find(stage, model, source, place, repeat=stage.name in again)
+            current = self._carry_out(stage, source, place)
+            shared_stages.record(place, chain)
             if current is not source:
-                results.append(self._report(stage.name, current, place))
+                results.append(self._enter(self._report(stage.name, current, place)))
+                current = results[-1].checkpoint
+            self.made[stage.name] = current
         return results
 
     def single(self, stage: Stage, model: str, *, repeat: bool) -> Path:
@@ -102,12 +108,46 @@ class Pipeline:
         elif isinstance(stage, Finetune | Qlora) and stage.mix.distilled:
             self.labels = self._labels_before(stage)
         place = self.place(self.recipe.stages.index(stage) + 1, stage.name)
-        made = self._carry_out(stage, source, place, repeat=repeat)
+        shared_stages.settle(stage, self._out(stage, place), repeat=repeat)
+        shared_stages.forget(place)  # its model is any, not what the recipe's stages before it would have made
+        made = self._carry_out(stage, source, place)
         return place / distill.LABELS_FILE if isinstance(stage, Distill) else made.path
 
-    def _carry_out(self, stage: Stage, source: Checkpoint, place: Path, *, repeat: bool) -> Checkpoint:
-        out = place / f"{self.recipe.name}-{stage.name}"
-        settle(stage, out, repeat=repeat)
+    def _find(
+        self, stage: Stage | None, model: Checkpoint, source: Checkpoint, place: Path, *, repeat: bool = False
+    ) -> shared_stages.Chain:
+        """All that a stage's result depends on; what another recipe has made of that is taken over, unless repeated."""
+        source = self.made[stage.teacher] if isinstance(stage, Distill) else source
+        chain = shared_stages.chain(self.recipe, stage, model, source, self._read(stage))
+        name = stage.name if stage else BASELINE
+        if repeat:
+            pass
+        elif donor := shared_stages.take_over(place, chain):
+            self.progress.console.print(f"{name}: taken over from {donor}")
+        elif donor := shared_stages.take_over_search(place, chain):
+            self.progress.console.print(f"{name}: the search goes on from that of {donor}")
+        if stage:
+            shared_stages.settle(stage, self._out(stage, place), repeat=repeat)
+        shared_stages.forget(place, chain)
+        return chain
+
+    def _read(self, stage: Stage | None) -> list[TrainingExample]:
+        """What a stage is given."""
+        match stage:
+            case Finetune() | Qlora():
+                return self.training(stage.mix)
+            case Prune():
+                return _examples(self.split("search")) + (self.training(Mix()) if stage.recovery else [])
+            case Distill():
+                return _examples(self.split("train"))
+            case _:
+                return _examples(self.split("report"))
+
+    def _out(self, stage: Stage, place: Path) -> Path:
+        return place / f"{self.recipe.name}-{stage.name}"
+
+    def _carry_out(self, stage: Stage, source: Checkpoint, place: Path) -> Checkpoint:
+        out = self._out(stage, place)
         match stage:
             case Finetune():
                 examples = self.training(stage.mix)
@@ -162,6 +202,12 @@ class Pipeline:
         parity = " (paper parity: searched on, too)" if self.recipe.data.paper_parity else ""
         self.progress.console.print(f"{name} on report{parity}: {scores}")
         return Result(name, checkpoint, found)
+
+    def _enter(self, result: Result) -> Result:
+        """Has the checkpoint itself say how well it translates; never the recipe's own model, which is the user's."""
+        path = result.checkpoint.path
+        card.enter(path, result.report.scores, paper_parity=self.recipe.data.paper_parity)
+        return replace(result, checkpoint=Checkpoint.open(path))
 
     def training(self, mix: Mix) -> list[TrainingExample]:
         """The examples of a mix: references, the teacher's translations, out-of-domain data."""
@@ -246,30 +292,6 @@ class Pipeline:
     def place(self, number: int, stage: str) -> Path:
         """The directory of a stage, by its number, counted from 1, and its name."""
         return self.work / self.recipe.name / f"{number:02d}-{stage}"
-
-
-def settle(stage: Stage, out: Path, *, repeat: bool) -> None:
-    """Sees to it that a finished result is either what the stage asks for, or may go.
-
-    Raises:
-        RecipeError: the result was made with other settings; they are named.
-    """
-    if repeat:
-        shutil.rmtree(out.parent, ignore_errors=True)
-    if not out.is_dir():
-        return
-    history = Checkpoint.open(out).lineage.get("history", [])
-    before = history[-1] if history else {}
-    # in the history, `source` is the name of a checkpoint; what a stage starts from it compares itself
-    wanted = stage.model_dump(mode="json", exclude={"source"})
-    changed = [
-        f"{key} was {before.get(key)!r}, is {value!r}" for key, value in wanted.items() if before.get(key) != value
-    ]
-    if changed:
-        raise RecipeError(
-            f"{out} was made with other settings ({'; '.join(changed)}): repeat {stage.name} with --again, "
-            "or name another work directory"
-        )
 
 
 def _examples(utterances: Sequence[Utterance]) -> list[TrainingExample]:

@@ -6,19 +6,19 @@ kept.  The result is what the paper stored: nf4, everything else in fp32, the ad
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from rich.progress import Progress
 
-from compress import adapter, export, storage, trainer
+from compress import adapter, storage, trainer, tuning
 from compress.architectures import Architecture
 from compress.checkpoint import ADAPTER_FOLDER, Checkpoint
-from compress.collate import TrainingExample, TrainingSet, prompt_of
+from compress.collate import TrainingExample, TrainingSet
 from compress.errors import RecipeError
 from compress.recipe import Qlora, Recipe
 from compress.storage import Form
@@ -58,25 +58,9 @@ def run(
             does not work.
     """
     _check(stage, source)
-    together = trainer.processes()
-    training_set = TrainingSet(examples, source.load_processor(), prompt_of(recipe), cache or work / "audio")
-    settings = stage.model_dump(mode="json")
-    made_from = storage.digest(settings, training_set.fingerprint(), source.identity)
-    if storage.is_made(out, made_from):
-        return Checkpoint.open(out)
-    temporary = storage.begin(out) if together.is_main else None  # refuses now, not after hours
-    base = _base(stage, source, work, together)
-    facts = _train(stage, training_set, source, base, temporary, work, progress, together)
-    if temporary is not None:
-        gc.collect()  # the model and its optimiser, which refer to each other, before another one is loaded
-        trial = export.try_out(Checkpoint.open(temporary), examples[0].audio.load(), training_set.prompt)
-        facts |= {"language": recipe.language, "prompt": recipe.prompt, "trial": trial, "made_from": made_from}
-        storage.write_lineage(temporary, source.descend(out.name, settings, **facts))
-        storage.finish(temporary, out)
-        for left in (base.path, work / trainer.STATES):
-            shutil.rmtree(left, ignore_errors=True)
-    together.wait()
-    return Checkpoint.open(out)
+    made = tuning.run(stage, recipe, examples, source, out, work, cache, partial(_train, stage, source, work, progress))
+    shutil.rmtree(work / _BASE, ignore_errors=True)
+    return made
 
 
 def _check(stage: Qlora, source: Checkpoint) -> None:
@@ -105,15 +89,14 @@ def _base(stage: Qlora, source: Checkpoint, work: Path, together: Processes) -> 
 
 def _train(
     stage: Qlora,
-    training_set: TrainingSet,
     source: Checkpoint,
-    base: Checkpoint,
-    directory: Path | None,
     work: Path,
     progress: Progress,
-    together: Processes,
+    training_set: TrainingSet,
+    directory: Path | None,
 ) -> dict[str, Any]:
-    """Trains, writes everything to `directory`, if this process has one, and says what there is to say of it."""
+    together = trainer.processes()
+    base = _base(stage, source, work, together)
     counted = adapter.trainable(Architecture.read(source.path), stage)
     if together.is_main:
         progress.console.print(
@@ -121,8 +104,7 @@ def _train(
             f"{counted.share:.2%} of the model with its adapter."
         )
     # What is frozen is of either dtype without loss; the adapter is in fp32 whatever that is.
-    dtype = torch.bfloat16 if stage.optimisation.master_weights == "bf16" else torch.float32
-    model = base.load_model(str(together.device), dtype)
+    model = base.load_model(str(together.device), tuning.dtype_of(stage.optimisation))
     adapter.attach(model, stage)
     origin = storage.digest(source.identity, stage.model_dump(mode="json", exclude={"name", "optimisation"}))
     trained = trainer.fit(model, training_set, stage.optimisation, work, progress, stage.name, origin)
@@ -137,7 +119,6 @@ def _train(
             "parameters": counted.parameters,
             "share": round(counted.share, 6),
         },
-        "n_examples": len(training_set.examples),
         "n_steps": trained.n_steps,
         "loss": round(trained.loss, 4),
     }

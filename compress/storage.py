@@ -185,8 +185,16 @@ def is_made(out: Path, made_from: str) -> bool:
 
 def write_lineage(directory: Path, lineage: dict[str, Any]) -> None:
     """Writes what `Checkpoint.descend` gave and a stage added to it."""
-    text = json.dumps(lineage, indent=2, ensure_ascii=False)
-    (directory / LINEAGE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_whole(directory / LINEAGE_FILE, json.dumps(lineage, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Has a file hold a text; whatever kills the process, it is the old one or the new one, and the same one stays."""
+    if file.is_file() and file.read_text(encoding="utf-8") == text:
+        return
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
 
 
 def _converted(

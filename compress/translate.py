@@ -1,11 +1,19 @@
-"""Greedy translation of many utterances whose audio is encoded already."""
+"""Greedy translation of many utterances."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from compress import decoding
+import torch
+from rich.progress import Progress
+
+from compress import clips, decoding, storage
+from compress.checkpoint import Checkpoint
+from compress.collate import prompt_of
+from compress.dataset import Utterance
+from compress.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +24,47 @@ if TYPE_CHECKING:
 UTTERANCES_PER_BATCH: Final = 32
 
 
+class Translator:
+    """A checkpoint that translates utterances as a recipe says."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        recipe: Recipe,
+        utterances: Sequence[Utterance],
+        progress: Progress,
+        cache: Path,
+    ) -> None:
+        """Loads the checkpoint, frozen: so its tower hears every sound once, now, for all stages that share a cache.
+
+        Args:
+            checkpoint: what translates.
+            recipe: language, prompt, longest translation.
+            utterances: all that are going to be translated.
+            progress: shows sounds done.
+            cache: directory of encoded audio.
+
+        Raises:
+            RecipeError: a sound cannot be used.
+        """
+        self._model = checkpoint.load_for_inference()
+        self._processor = checkpoint.load_processor()
+        self._recipe = recipe
+        self._clips = clips.prepare(self._model, self._processor, utterances, cache, progress)
+
+    def translate(self, utterances: Sequence[Utterance], advance: Callable[[int], None] | None = None) -> list[str]:
+        """Translations of some of the utterances, in their order; `advance` is told how many are done."""
+        model, longest = self._model, self._recipe.max_new_tokens
+        audio = [torch.from_numpy(self._clips.load(one.audio)).to(model.device, model.dtype) for one in utterances]
+        return translate(model, self._processor, audio, prompt_of(self._recipe), longest, advance)
+
+
+def fingerprint(recipe: Recipe, utterances: Sequence[Utterance]) -> str:
+    """Changes with what is translated, how it is asked for, and the references."""
+    asked = (recipe.language, recipe.prompt, recipe.max_new_tokens)
+    return storage.digest(asked, [(one.id, one.audio.key, one.translation) for one in utterances])
+
+
 def translate(
     model: Qwen2AudioForConditionalGeneration,
     processor: Qwen2AudioProcessor,
@@ -24,7 +73,7 @@ def translate(
     max_new_tokens: int,
     advance: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Translations in the order of `audio`; utterances of similar length are decoded together.
+    """Translations of encoded utterances, in their order; those of similar length are decoded together.
 
     Args:
         model: the translator.

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from compress.architectures import Architecture, is_linear
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, read_object
-from compress.checks.patient import Finding, Patient, first_of, is_outside_the_decoder
+from compress.checks.patient import Finding, Patient, first_of, outside_the_decoder
 from compress.errors import CheckpointError
 from compress.key_layout import hub_name, memory_name
 from compress.size import read_header
@@ -29,8 +29,7 @@ def quantisation(patient: Patient) -> Iterator[Finding]:
         yield from _compressed_tensors(settings)
     else:
         yield Finding(f"quantization_config is for {method}, which nothing here can load")
-    outside = sorted(name for name in patient.nf4 if is_outside_the_decoder(name))
-    if outside:
+    if outside := outside_the_decoder(patient.nf4):
         message = (
             f"{len(outside)} weights of tower and projector are in nf4, such as {outside[0]}: vLLM loads these plain "
             "only; quantise the decoder alone, or export bf16"
@@ -88,8 +87,7 @@ def adapter(patient: Patient) -> Iterator[Finding]:
         problems = _misfits(patient, patient.architecture, patient.adapter)
         if problems:
             yield Finding(f"the adapter does not fit: {first_of(problems)}")
-    outside = sorted(name for name in patient.factors if is_outside_the_decoder(name))
-    if outside:
+    if outside := outside_the_decoder(patient.factors):
         message = (
             f"the adapter reaches tower and projector, such as {outside[0]}: loading it for a request ends vLLM; "
             "export it merged, or adapt the decoder alone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -68,6 +69,6 @@ def first_of(problems: list[str]) -> str:
     return problems[0] + more
 
 
-def is_outside_the_decoder(name: str) -> bool:
-    """Whether a tensor (its name in hub layout) is part of the tower or the projector."""
-    return name.startswith(("audio_tower.", "multi_modal_projector."))
+def outside_the_decoder(names: Iterable[str]) -> list[str]:
+    """Those tensors (their names in hub layout) that are parts of the tower or the projector, in order."""
+    return sorted(name for name in names if name.startswith(("audio_tower.", "multi_modal_projector.")))

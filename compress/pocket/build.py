@@ -20,10 +20,10 @@ import torch
 import transformers
 from rich.console import Console
 from rich.progress import Progress
-from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor, Qwen2Tokenizer
+from transformers import Qwen2Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from compress.checkpoint import LINEAGE_FILE, Checkpoint
+from compress.checkpoint import LINEAGE_FILE, Checkpoint, default_device
 from compress.errors import CheckpointError
 from compress.pocket import architecture, card, corpus, evaluation, features, speech, tower
 from compress.pocket.corpus import Clip
@@ -142,7 +142,8 @@ class Build:
     def _fit(
         self, source: Path, examples: Sequence[Example], settings: TrainingSettings, out: Path, progress: Progress
     ) -> None:
-        model, processor = _load(source)
+        checkpoint = Checkpoint.open(source)
+        model, processor = checkpoint.load_model(default_device(), torch.float32), checkpoint.load_processor()
         model.model.audio_tower.requires_grad_(False)
         state_file = out.with_suffix(".state")
 
@@ -179,10 +180,11 @@ class Build:
         cached = path.parent / f"{path.name}-{name}.{_RESULT}"
         if cached.is_file():
             return dict(json.loads(cached.read_text()))
-        model, processor = _load(path)
+        checkpoint = Checkpoint.open(path)
+        model, processor = checkpoint.load_for_inference(torch.float32), checkpoint.load_processor()
         result: dict[str, Any] = {"scores": [], "silence": {}, "hypotheses": {}}
         for code in languages:
-            hypotheses = evaluation.translate(model, processor, clips, code, self._features, progress)
+            hypotheses = evaluation.translate_clips(model, processor, clips, code, self._features, progress)
             result["scores"] += [found.as_json() for found in evaluation.score(clips, hypotheses, code)]
             result["silence"][code] = evaluation.invented_words(clips, hypotheses)
             result["hypotheses"][code] = {clip.id: text for clip, text in zip(clips, hypotheses, strict=True)}
@@ -217,12 +219,6 @@ def _keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def _load(path: Path) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor]:
-    checkpoint = Checkpoint.open(path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return checkpoint.load_model(device, torch.float32), checkpoint.load_processor()
 
 
 def _encode(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:

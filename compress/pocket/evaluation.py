@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from rich.progress import Progress
 
-from compress import decoding
 from compress.pocket import features
 from compress.pocket.corpus import HUMAN_VOICE, Clip
 from compress.prompt import LANGUAGES, translation
 from compress.score import corpus_scores
+from compress.translate import translate
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-_CLIPS_PER_BATCH: Final = 32
 _MAX_NEW_TOKENS: Final = 120
 
 
@@ -60,7 +59,7 @@ def stratum(clip: Clip) -> str:
     return f"{clip.domain}, {'held-out' if clip.held_out_voice else 'seen'} voices"
 
 
-def translate(
+def translate_clips(
     model: Qwen2AudioForConditionalGeneration,
     processor: Qwen2AudioProcessor,
     clips: Sequence[Clip],
@@ -70,22 +69,10 @@ def translate(
 ) -> list[str]:
     """Greedy translations of clips whose features are cached, in their order."""
     task = progress.add_task(f"translating into {LANGUAGES[language].name}", total=len(clips))
-    by_length = sorted(range(len(clips)), key=lambda i: features.load(clips[i], directory).shape[0])
-    texts = [""] * len(clips)
-    for start in range(0, len(clips), _CLIPS_PER_BATCH):
-        numbers = by_length[start : start + _CLIPS_PER_BATCH]
-        audio = [torch.from_numpy(features.load(clips[i], directory)).to(model.dtype) for i in numbers]
-        prompts = [translation(language)] * len(numbers)
-        batch = decoding.Decoding(model, processor, audio, prompts, _MAX_NEW_TOKENS)
-        ids: list[list[int]] = [[] for _ in numbers]
-        while batch.rows:
-            for token in batch.step():
-                if token.id is not None:
-                    ids[token.row].append(token.id)
-        for number, row in zip(numbers, ids, strict=True):
-            texts[number] = processor.tokenizer.decode(row, skip_special_tokens=True).strip()
-        progress.advance(task, len(numbers))
-    return texts
+    audio = [torch.from_numpy(features.load(clip, directory)).to(model.device, model.dtype) for clip in clips]
+    return translate(
+        model, processor, audio, translation(language), _MAX_NEW_TOKENS, lambda n: progress.advance(task, n)
+    )
 
 
 def score(clips: Sequence[Clip], hypotheses: Sequence[str], language: str) -> list[Score]:

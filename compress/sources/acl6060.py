@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from compress import hub
 from compress.dataset import BytesAudio, Utterance
 from compress.errors import RecipeError
 from compress.recipe import Data, Split
@@ -83,33 +84,14 @@ def download(revision: str | None, cache: Path | None = None) -> Path:
     Raises:
         RecipeError: neither the hub nor the cache has it.
     """
-    import httpx
-    from huggingface_hub import snapshot_download
-
-    def snapshot(*, offline: bool) -> Path:
-        return Path(
-            snapshot_download(
-                HUB_ID,
-                repo_type="dataset",
-                revision=revision,
-                cache_dir=cache,
-                allow_patterns="*.parquet",
-                local_files_only=offline,
-            )
-        )
-
     try:
-        return snapshot(offline=False)
-    except (httpx.HTTPError, OSError) as error:
-        try:
-            return snapshot(offline=True)
-        except OSError:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            version = f" at revision {revision}" if revision else ""
-            raise RecipeError(
-                f"data set {HUB_ID}{version} is not in the cache and cannot be downloaded ({reason}); "
-                "data.path may name a local copy of its parquet files"
-            ) from error
+        return hub.download(HUB_ID, revision, ["*.parquet"], kind="dataset", cache=cache)
+    except OSError as error:
+        version = f" at revision {revision}" if revision else ""
+        raise RecipeError(
+            f"data set {HUB_ID}{version} is not in the cache and cannot be downloaded ({error}); "
+            "data.path may name a local copy of its parquet files"
+        ) from error
 
 
 def _files(root: Path, part: str) -> list[Path]:

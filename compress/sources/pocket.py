@@ -6,6 +6,7 @@ who is in which split; `seed` changes nothing here.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from compress.dataset import ClipAudio, Utterance
@@ -49,18 +50,26 @@ def read(data: Data, language: str, split: Split) -> Pool:
 
 
 def _clips(data: Data, split: Split) -> list[Clip]:
-    from compress.pocket import corpus
     from compress.pocket.grammar import DOMAINS
 
     if data.domain is None:
         raise RecipeError(f"source pocket needs a domain: {', '.join(DOMAINS)}")
     if split == "train":
         n = wanted = data.n_train or N_TRAIN
-        clips = corpus.training_clips({**dict.fromkeys(DOMAINS, 0), data.domain: n}, n_silent=0)
     else:
         n = data.n_search if split == "search" else data.n_report
         wanted = n if split == "search" else 2 * n
-        clips = [clip for clip in corpus.evaluation_clips(split, n) if clip.domain == data.domain]
+    clips = [clip for clip in _drawn(split, data.domain, n) if clip.domain == data.domain]
     if len(clips) < wanted:
         raise RecipeError(f"n_{split} {n} needs {wanted} sentences of pocket {data.domain}, and there are {len(clips)}")
     return clips
+
+
+@cache  # drawing takes seconds, and a process may carry out many recipes
+def _drawn(split: Split, domain: str, n: int) -> tuple[Clip, ...]:
+    from compress.pocket import corpus
+    from compress.pocket.grammar import DOMAINS
+
+    if split == "train":
+        return tuple(corpus.training_clips({**dict.fromkeys(DOMAINS, 0), domain: n}, n_silent=0))
+    return tuple(corpus.evaluation_clips(split, n))

@@ -22,13 +22,14 @@ def processor() -> Qwen2AudioProcessor:
     return Checkpoint.open(POCKET).load_processor()
 
 
-@pytest.fixture
-def miniature(processor: Qwen2AudioProcessor) -> Qwen2AudioForConditionalGeneration:
-    """The same class with two narrow layers, random weights and the pocket model's vocabulary; fp32."""
+def build(
+    processor: Qwen2AudioProcessor, *, n_layers: int, n_tower_layers: int, seed: int
+) -> Qwen2AudioForConditionalGeneration:
+    """The same class with few narrow layers, random weights and the pocket model's vocabulary; fp32."""
     config = Qwen2AudioConfig(
         audio_config={
             "num_mel_bins": 80,
-            "encoder_layers": 1,
+            "encoder_layers": n_tower_layers,
             "encoder_attention_heads": 2,
             "encoder_ffn_dim": 48,
             "d_model": 24,
@@ -38,20 +39,27 @@ def miniature(processor: Qwen2AudioProcessor) -> Qwen2AudioForConditionalGenerat
             "vocab_size": len(processor.tokenizer),
             "hidden_size": 32,
             "intermediate_size": 48,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": n_layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 512,
         },
         audio_token_index=processor.audio_token_id,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = Qwen2AudioForConditionalGeneration(config)
+    model.eval()
+    return model
+
+
+@pytest.fixture
+def miniature(processor: Qwen2AudioProcessor) -> Qwen2AudioForConditionalGeneration:
+    """Three decoder layers under one of a frozen tower."""
+    model = build(processor, n_layers=3, n_tower_layers=1, seed=0)
     # scores far enough apart that rounding never decides between two words
     for weight in model.model.language_model.parameters():
         weight.data *= 3
     model.model.audio_tower.requires_grad_(False)
-    model.eval()
     return model
 
 

@@ -11,9 +11,10 @@ import yaml
 
 from compress import card
 from compress.checkpoint import POCKET
+from compress.score import Score
 from compress.size import measure
 
-SCORE = {
+SCORE: dict[str, Any] = {
     "metric": "chrF++",
     "value": 58.254,
     "low": 54.62,
@@ -101,12 +102,20 @@ def test_little_is_enough() -> None:
     assert "How it was made" not in text
 
 
-def test_it_is_written_again_when_there_are_scores(tmp_path: Path) -> None:
+def test_scores_are_entered_in_lineage_and_card_once(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     shutil.copytree(POCKET, directory)
     (directory / "lineage.json").write_text(json.dumps(LINEAGE | {"scores": []}))
     card.write(directory)
     assert "Not scored" in (directory / "README.md").read_text()
-    (directory / "lineage.json").write_text(json.dumps(LINEAGE))
-    card.write(directory)
-    assert (directory / "README.md").read_text() == card.render(LINEAGE, measure(directory))
+    files = [directory / name for name in ("lineage.json", "README.md")]
+    made: list[list[int]] = []
+    for _ in range(2):
+        card.enter(directory, [Score(**SCORE)], paper_parity=True)
+        made.append([file.stat().st_mtime_ns for file in files])
+    assert made[0] == made[1]
+    entered = LINEAGE | {"scores": [SCORE | {"paper_parity": True}]}
+    assert json.loads(files[0].read_text()) == entered
+    assert files[1].read_text() == card.render(entered, measure(directory))
+    assert "| report, searched on, too | daily, seen voices | de | chrF++ | 58.25" in files[1].read_text()
+    assert not list(directory.glob("*.tmp"))

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +150,34 @@ def test_the_shipped_checkpoint_loads_ready_to_translate() -> None:
     assert checkpoint.load_processor().tokenizer.padding_side == "left"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in bf16")
+def test_a_model_that_only_translates_is_frozen_and_in_fp32_on_a_cpu() -> None:
+    weights = list(Checkpoint.open(POCKET).load_for_inference().parameters())
+    assert {(weight.dtype, weight.requires_grad) for weight in weights} == {(torch.float32, False)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_only_translates_may_be_of_another_dtype(dtype: torch.dtype) -> None:
+    weights = list(Checkpoint.open(POCKET).load_for_inference(dtype).parameters())
+    assert {(weight.dtype, weight.requires_grad) for weight in weights} == {(dtype, False)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"dtype": "float32"}, torch.float32),
+        ({"torch_dtype": "float16"}, torch.float16),
+        ({"dtype": "float32", "torch_dtype": "float16"}, torch.float32),
+        ({}, torch.bfloat16),
+    ],
+)
+def test_the_dtype_of_stored_weights_is_what_the_configuration_says(
+    settings: dict[str, str], wanted: torch.dtype, directory: Path
+) -> None:
+    (directory / "config.json").write_text(json.dumps(settings))
+    assert Checkpoint.open(directory).stored_dtype == wanted
+
+
 # --- 4-bit weights and adapters ---------------------------------------------------------------------------------
 
 
@@ -254,6 +283,27 @@ def test_a_missing_package_is_named(plain: Checkpoint) -> None:
 
 
 # --- lineage ----------------------------------------------------------------------------------------------------
+
+
+def test_scores_and_names_do_not_change_what_a_checkpoint_is(directory: Path) -> None:
+    step = {"stage": "finetune", "name": "finetune", "epochs": 3}
+    made = {"name": "a", "parent": "p", "history": [step | {"source": "p"}], "made_from": "123"}
+
+    def identity(**changes: Any) -> str:
+        (directory / "lineage.json").write_text(json.dumps(made | changes))
+        return Checkpoint.open(directory).identity
+
+    first = identity()
+    assert identity(scores=[{"metric": "BLEU"}]) == first
+    assert identity(name="b", parent="q", history=[step | {"source": "q"}]) == first
+    assert identity(made_from="124") != first
+    assert identity(history=[step | {"epochs": 4}]) != first
+    assert identity(loss=0.5) != first
+    # where nothing says what it was made from, its name has to do
+    (directory / "lineage.json").write_text(json.dumps({"name": "a"}))
+    named = Checkpoint.open(directory).identity
+    (directory / "lineage.json").write_text(json.dumps({"name": "b"}))
+    assert Checkpoint.open(directory).identity != named
 
 
 def test_a_descendant_inherits_layers_and_history_and_no_scores(directory: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,46 +108,72 @@ def test_an_empty_directory_is_examined_without_an_accident(tmp_path: Path) -> N
 # --- ailments ---------------------------------------------------------------------------------------------------
 
 
-def settings(path: Path, file: str = "config.json") -> dict[str, Any]:
+Spoil = Callable[[Path], None]
+
+ADAPTER = "adapter/adapter_config.json"
+FACTORS = "adapter/adapter_model.safetensors"
+
+
+@contextmanager
+def rewritten(path: Path, file: str = "config.json") -> Iterator[dict[str, Any]]:
+    """The content of a file of JSON, to be changed."""
     content: dict[str, Any] = json.loads((path / file).read_text())
-    return content
+    yield content
+    (path / file).write_text(json.dumps(content))
 
 
-def configure(path: Path, section: str | None = None, **values: Any) -> None:
-    content = settings(path)
-    (content if section is None else content[section]).update(values)
-    (path / "config.json").write_text(json.dumps(content))
+def configure(section: str | None = None, /, file: str = "config.json", **values: Any) -> Spoil:
+    """Other settings in a file, or in one of its sections."""
+
+    def spoil(path: Path) -> None:
+        with rewritten(path, file) as content:
+            (content if section is None else content[section]).update(values)
+
+    return spoil
 
 
-def rename(path: Path, change: Callable[[str], str | None], file: str = "model.safetensors") -> None:
-    """Renames the tensors of a file; None takes one out."""
-    held = {change(name): tensor.clone() for name, tensor in load_file(path / file).items()}
-    kept: dict[str, Tensor] = {name: tensor for name, tensor in held.items() if name is not None}
-    save_file(kept, path / file)
+def rename(change: Callable[[str], str | None], file: str = "model.safetensors") -> Spoil:
+    """Other names for the tensors of a file; None takes one out."""
+
+    def spoil(path: Path) -> None:
+        held = {change(name): tensor.clone() for name, tensor in load_file(path / file).items()}
+        kept: dict[str, Tensor] = {name: tensor for name, tensor in held.items() if name is not None}
+        save_file(kept, path / file)
+
+    return spoil
 
 
-def delete(name: str) -> Callable[[Path], None]:
-    return lambda path: (path / name).unlink()
+def replace(old: str, new: str, file: str = "model.safetensors") -> Spoil:
+    """Another word in the names of tensors."""
+    return rename(lambda name: name.replace(old, new), file)
 
 
-def pickle(path: Path) -> None:
-    (path / "pytorch_model.bin").write_bytes(b"")
+def lose(part: str, file: str = "model.safetensors") -> Spoil:
+    """No tensors with that in their names."""
+    return rename(lambda name: None if part in name else name, file)
 
 
-def adapter_pickle(path: Path) -> None:
-    (path / "adapter" / "adapter_model.bin").write_bytes(b"")
+def delete(file: str) -> Spoil:
+    return lambda path: (path / file).unlink()
+
+
+def overwrite(file: str, content: bytes = b"") -> Spoil:
+    def spoil(path: Path) -> None:
+        (path / file).write_bytes(content)
+
+    return spoil
+
+
+pickle = overwrite("pytorch_model.bin")
+adapter_pickle = overwrite("adapter/adapter_model.bin")
 
 
 def adapter_beside_the_weights(path: Path) -> None:
-    shutil.copy(path / "adapter" / "adapter_config.json", path)
+    shutil.copy(path / ADAPTER, path)
 
 
-def broken_config(path: Path) -> None:
-    (path / "config.json").write_text("{")
-
-
-def other_model(path: Path) -> None:
-    configure(path, model_type="llama")
+broken_config = overwrite("config.json", b"{")
+other_model = configure(model_type="llama")
 
 
 def cut_short(path: Path) -> None:
@@ -160,84 +187,47 @@ def stale_shard(path: Path) -> None:
 
 
 def no_index(path: Path) -> None:
-    held = load_file(path / "model.safetensors")
+    held = list(load_file(path / "model.safetensors").items())
     (path / "model.safetensors").unlink()
     half = len(held) // 2
-    save_file(dict(list(held.items())[:half]), path / "model-00001-of-00002.safetensors")
-    save_file(dict(list(held.items())[half:]), path / "model-00002-of-00002.safetensors")
+    for number, part in enumerate((held[:half], held[half:]), 1):
+        save_file(dict(part), path / f"model-0000{number}-of-00002.safetensors")
 
 
-def doubled(path: Path) -> None:
-    rename(path, lambda name: name.replace("language_model.model.", "language_model.model.model."))
+doubled = replace("language_model.model.", "language_model.model.model.")
+as_in_memory = rename(memory_name)
 
+too_many_layers = configure("text_config", num_hidden_layers=2, layer_types=["full_attention"] * 2)
+too_few_layers = lose(".layers.2.")
+too_few_tower_layers = configure("audio_config", encoder_layers=2)
+numbered_as_before_pruning = replace("model.layers.2.", "model.layers.7.")
+uncut_layer_types = configure("text_config", layer_types=["full_attention"] * 4)
 
-def as_in_memory(path: Path) -> None:
-    rename(path, memory_name)
-
-
-def too_many_layers(path: Path) -> None:
-    configure(path, "text_config", num_hidden_layers=2, layer_types=["full_attention"] * 2)
-
-
-def too_few_layers(path: Path) -> None:
-    rename(path, lambda name: None if ".layers.2." in name else name)
-
-
-def too_few_tower_layers(path: Path) -> None:
-    configure(path, "audio_config", encoder_layers=2)
-
-
-def numbered_as_before_pruning(path: Path) -> None:
-    rename(path, lambda name: name.replace("model.layers.2.", "model.layers.7."))
-
-
-def uncut_layer_types(path: Path) -> None:
-    configure(path, "text_config", layer_types=["full_attention"] * 4)
-
-
-def lost_tensor(path: Path) -> None:
-    rename(path, lambda name: None if name == "language_model.model.norm.weight" else name)
-
-
-def strange_tensor(path: Path) -> None:
-    rename(path, lambda name: name.replace("conv1.bias", "conv1.shift"))
-
-
-def other_vocabulary(path: Path) -> None:
-    configure(path, "text_config", vocab_size=6000)
+lost_tensor = lose("language_model.model.norm.weight")
+strange_tensor = replace("conv1.bias", "conv1.shift")
+other_vocabulary = configure("text_config", vocab_size=6000)
 
 
 def forgotten_settings(path: Path) -> None:
-    content = settings(path)
-    del content["quantization_config"]
-    (path / "config.json").write_text(json.dumps(content))
+    with rewritten(path) as content:
+        del content["quantization_config"]
 
 
-def hub_names_in_the_skip_list(path: Path) -> None:
-    """As facts have it: a list of names on disk skips nothing."""
-    configure(path, "quantization_config", llm_int8_skip_modules=["audio_tower", "multi_modal_projector", "lm_head"])
-
-
-def replaced_skip_list(path: Path) -> None:
-    """A list of one's own replaces the default, and lm_head with it."""
-    configure(path, "quantization_config", llm_int8_skip_modules=["model.audio_tower", "model.multi_modal_projector"])
-
-
-def skips_what_is_quantised(path: Path) -> None:
-    configure(
-        path,
-        "quantization_config",
-        llm_int8_skip_modules=["model.audio_tower", "model.multi_modal_projector", "lm_head", "down_proj"],
-    )
-
-
-def other_method(path: Path) -> None:
-    configure(path, quantization_config={"quant_method": "awq"})
-
-
-def ignores_names_on_disk(path: Path) -> None:
-    ignored = ["re:.*audio_tower.*", "language_model.lm_head"]
-    configure(path, quantization_config={"quant_method": "compressed-tensors", "ignore": ignored})
+OUTSIDE = ["model.audio_tower", "model.multi_modal_projector"]
+# names on disk, which skip nothing
+hub_names_in_the_skip_list = configure(
+    "quantization_config", llm_int8_skip_modules=["audio_tower", "multi_modal_projector", "lm_head"]
+)
+# a list of one's own replaces the default, and lm_head with it
+replaced_skip_list = configure("quantization_config", llm_int8_skip_modules=OUTSIDE)
+skips_what_is_quantised = configure("quantization_config", llm_int8_skip_modules=[*OUTSIDE, "lm_head", "down_proj"])
+other_method = configure(quantization_config={"quant_method": "awq"})
+ignores_names_on_disk = configure(
+    quantization_config={
+        "quant_method": "compressed-tensors",
+        "ignore": ["re:.*audio_tower.*", "language_model.lm_head"],
+    }
+)
 
 
 def tower_in_nf4(path: Path) -> None:
@@ -246,34 +236,12 @@ def tower_in_nf4(path: Path) -> None:
         shutil.copy(path.parent / "all" / name, path)
 
 
-def adapt(path: Path, **values: Any) -> None:
-    file = path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
-
-
-def lost_factor(path: Path) -> None:
-    lost = "layers.1.mlp.up_proj.lora_B.weight"
-    rename(path, lambda name: None if name.endswith(lost) else name, "adapter/adapter_model.safetensors")
-
-
-def adapter_of_a_deeper_model(path: Path) -> None:
-    rename(path, lambda name: name.replace("layers.2.", "layers.9."), "adapter/adapter_model.safetensors")
-
-
-def other_kind(path: Path) -> None:
-    adapt(path, peft_type="IA3")
-
-
-def other_rank(path: Path) -> None:
-    adapt(path, r=16)
-
-
-def narrower_target(path: Path) -> None:
-    adapt(path, target_modules=["q_proj"])
-
-
-def no_target(path: Path) -> None:
-    adapt(path, target_modules=["attention"])
+lost_factor = lose("layers.1.mlp.up_proj.lora_B.weight", FACTORS)
+adapter_of_a_deeper_model = replace("layers.2.", "layers.9.", FACTORS)
+other_kind = configure(file=ADAPTER, peft_type="IA3")
+other_rank = configure(file=ADAPTER, r=16)
+narrower_target = configure(file=ADAPTER, target_modules=["q_proj"])
+no_target = configure(file=ADAPTER, target_modules=["attention"])
 
 
 def adapter_in_the_tower(path: Path) -> None:
@@ -283,43 +251,28 @@ def adapter_in_the_tower(path: Path) -> None:
     shutil.copytree(everywhere.path / "adapter", path / "adapter")
 
 
-def damaged_adapter(path: Path) -> None:
-    (path / "adapter" / "adapter_model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
-
-
-def tokenize(path: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    content = settings(path, "tokenizer.json")
-    content["added_tokens"] = change(content["added_tokens"])
-    (path / "tokenizer.json").write_text(json.dumps(content))
+damaged_adapter = overwrite(FACTORS, b"version https://git-lfs.github.com/spec/v1")
 
 
 def text_tokenizer(path: Path) -> None:
-    tokenize(path, lambda tokens: [token for token in tokens if token["content"] != "<|audio_bos|>"])
+    with rewritten(path, "tokenizer.json") as content:
+        content["added_tokens"] = [one for one in content["added_tokens"] if one["content"] != "<|audio_bos|>"]
 
 
-def other_audio_token(path: Path) -> None:
-    configure(path, audio_token_index=4)
+other_audio_token = configure(audio_token_index=4)
 
 
 def grown_tokenizer(path: Path) -> None:
-    tokenize(path, lambda tokens: [*tokens, {**tokens[0], "id": 9000, "content": "<|new|>"}])
+    with rewritten(path, "tokenizer.json") as content:
+        content["added_tokens"].append({**content["added_tokens"][0], "id": 9000, "content": "<|new|>"})
 
 
-def broken_tokenizer(path: Path) -> None:
-    (path / "tokenizer.json").write_text("[]")
+broken_tokenizer = overwrite("tokenizer.json", b"[]")
+other_mel_bands = configure("feature_extractor", "processor_config.json", feature_size=128)
+silent_extractor = overwrite("processor_config.json", b"{}")
 
 
-def other_mel_bands(path: Path) -> None:
-    content = settings(path, "processor_config.json")
-    content["feature_extractor"]["feature_size"] = 128
-    (path / "processor_config.json").write_text(json.dumps(content))
-
-
-def silent_extractor(path: Path) -> None:
-    (path / "processor_config.json").write_text("{}")
-
-
-AILMENTS: list[tuple[str, Callable[[Path], None], str, str, tuple[EngineName, ...]]] = [
+AILMENTS: list[tuple[str, Spoil, str, str, tuple[EngineName, ...]]] = [
     ("plain", delete("tokenizer.json"), "files", r"^tokenizer\.json is missing$", BOTH),
     ("plain", delete("processor_config.json"), "files", r"^processor_config\.json is missing$", BOTH),
     ("lora", delete("adapter/adapter_config.json"), "files", r"^adapter/adapter_config\.json is missing$", BOTH),
@@ -375,7 +328,7 @@ AILMENTS: list[tuple[str, Callable[[Path], None], str, str, tuple[EngineName, ..
 )
 def test_an_ailment_is_found_by_its_check(
     name: str,
-    spoil: Callable[[Path], None],
+    spoil: Spoil,
     check: str,
     message: str,
     blocked: tuple[EngineName, ...],
@@ -399,17 +352,16 @@ def test_every_check_has_an_ailment() -> None:
 
 def test_what_no_loader_minds_is_no_ailment(plain: Path) -> None:
     """Files of transformers 4: the extractor in a file of its own, the processor's without it, an odd note."""
-    content = settings(plain, "processor_config.json")
-    (plain / "preprocessor_config.json").write_text(json.dumps(content.pop("feature_extractor")))
-    (plain / "processor_config.json").write_text(json.dumps(content))
-    configure(plain, torch_dtype="bfloat16")
+    with rewritten(plain, "processor_config.json") as content:
+        (plain / "preprocessor_config.json").write_text(json.dumps(content.pop("feature_extractor")))
+    configure(torch_dtype="bfloat16")(plain)
     assert doctor.examine(plain).healthy
 
 
 @pytest.mark.parametrize(
     ("spoil", "loads"), [(doubled, True), (as_in_memory, True), (tower_in_nf4, True), (cut_short, False)]
 )
-def test_what_is_said_of_transformers_is_true(spoil: Callable[[Path], None], loads: bool, plain: Path) -> None:
+def test_what_is_said_of_transformers_is_true(spoil: Spoil, loads: bool, plain: Path) -> None:
     wanted = narrow.scores(Checkpoint.open(plain).load_model("cpu", torch.bfloat16))
     spoil(plain)
     assert doctor.examine(plain).engine("transformers").serves == loads

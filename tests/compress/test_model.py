@@ -12,46 +12,24 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from compress import model as parts
 from compress.architectures import Architecture
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import translation
-from tests.compress.conftest import sound
+from tests.compress.conftest import build, sound
 
 N_DECODER, N_TOWER = 5, 3
 
 
 @pytest.fixture
 def model(processor: Qwen2AudioProcessor) -> Qwen2AudioForConditionalGeneration:
-    """Enough layers to take some out; random weights, fp32."""
-    config = Qwen2AudioConfig(
-        audio_config={
-            "num_mel_bins": 80,
-            "encoder_layers": N_TOWER,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 48,
-            "d_model": 24,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(processor.tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": N_DECODER,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-        },
-        audio_token_index=processor.audio_token_id,
-    )
-    torch.manual_seed(1)
-    made = Qwen2AudioForConditionalGeneration(config)
+    """Enough layers to take some out, and random weights."""
+    made = build(processor, n_layers=N_DECODER, n_tower_layers=N_TOWER, seed=1)
     for weight in made.parameters():
         weight.data *= 3  # so that every layer matters
-    made.eval()
     return made
 
 

@@ -15,7 +15,9 @@ import pytest
 import torch
 from transformers import Qwen2AudioProcessor
 
+from compress import storage
 from compress.audio import SAMPLE_RATE
+from compress.card import CARD_FILE
 from compress.checkpoint import Checkpoint
 from compress.distill import LABELS_FILE
 from compress.errors import RecipeError
@@ -123,6 +125,28 @@ def test_every_checkpoint_is_scored_on_the_report_split(finished: Finished) -> N
         assert found == [("BLEU", 3, "report"), ("chrF++", 3, "report")]
         assert scores(work, result.stage) == [one.as_json() for one in result.report.scores]
         assert f"{result.stage} on report: BLEU {result.report.overall('BLEU').value:.2f} (" in printed
+
+
+def test_every_checkpoint_says_itself_how_well_it_translates(finished: Finished, recipe: Path) -> None:
+    work, results, _ = finished
+    for result in results[1:]:
+        made = checkpoint(work, result.stage)
+        assert made.lineage["scores"] == [one | {"paper_parity": False} for one in scores(work, result.stage)]
+        bleu = result.report.overall("BLEU")
+        card = (made.path / CARD_FILE).read_text()
+        assert f"| report |  | de | BLEU | {bleu.value:.2f} ({bleu.low:.2f}–{bleu.high:.2f}) | 3 |" in card
+        assert f"`{bleu.signature}`" in card
+    assert "scores" not in results[0].checkpoint.lineage  # which is the user's
+
+
+def test_scores_are_entered_where_a_kill_came_before_that(recipe: Path, work: Path) -> None:
+    made, before = checkpoint(work, "prune"), ages(work)
+    storage.write_lineage(made.path, {key: value for key, value in made.lineage.items() if key != "scores"})
+    (made.path / CARD_FILE).unlink()
+    carry_out(recipe, work)
+    assert checkpoint(work, "prune").lineage == made.lineage
+    changed = {name for name, age in ages(work).items() if age != before.get(name)}
+    assert changed == {f"toy/02-prune/toy-prune/{name}" for name in ("lineage.json", CARD_FILE)}
 
 
 def test_the_teachers_labels_are_trained_on(finished: Finished, recipe: Path) -> None:

@@ -96,7 +96,7 @@ def test_data_are_told_in_words() -> None:
     assert found["qlora"].data == "10 x all acl6060 references + 10 x the distilled ones + 100,000 out of domain"
     pocket = needs("pocket-setup2-de")
     assert pocket["prune"].data == "60 utterances to search on"
-    assert pocket["finetune"].data == "1 x 1,500 references"
+    assert pocket["finetune"].data == "1 x 320 references"
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)

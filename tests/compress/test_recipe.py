@@ -35,9 +35,9 @@ EXPERIMENTS: Final = {
     "ablation-prune-12-of-32": "pocket-ablation-prune-5-of-12",
     "ablation-prune-16-of-32": "pocket-ablation-prune-6-of-12",
     "ablation-immediate-recovery": "pocket-ablation-immediate-recovery",
-    "ablation-out-of-domain-10k": "pocket-ablation-out-of-domain-300",
-    "ablation-out-of-domain-50k": "pocket-ablation-out-of-domain-1500",
-    "ablation-out-of-domain-80k": "pocket-ablation-out-of-domain-2400",
+    "ablation-out-of-domain-10k": "pocket-ablation-out-of-domain-80",
+    "ablation-out-of-domain-50k": "pocket-ablation-out-of-domain-400",
+    "ablation-out-of-domain-80k": "pocket-ablation-out-of-domain-640",
     "ablation-finetune-only-before-pruning": "pocket-ablation-finetune-only-before-pruning",
     "ablation-finetune-only-after-pruning": "pocket-ablation-finetune-only-after-pruning",
     "ablation-lora-for-speed": "pocket-ablation-lora-for-speed",
@@ -234,7 +234,7 @@ def test_more_layers_are_pruned(full: str, experiments: list[int], n_layers: int
     ("setup", "sizes"),
     [
         ("setup2", {"10k": 10_000, "50k": 50_000, "80k": 80_000}),
-        ("pocket-setup2", {"300": 300, "1500": 1500, "2400": 2400}),
+        ("pocket-setup2", {"80": 80, "400": 400, "640": 640}),
     ],
 )
 def test_out_of_domain_sizes_differ_in_nothing_else(setup: str, sizes: dict[str, int]) -> None:
@@ -311,9 +311,9 @@ def test_pocket_loses_the_same_share_of_its_layers() -> None:
 
 def test_pocket_searches_on_another_split_than_it_reports_and_mixes_another_domain_in() -> None:
     found = recipe.load("pocket-setup2-de")
-    assert found.data == Data(source="pocket", domain="talks", n_train=1500, n_search=60, n_report=100)
+    assert found.data == Data(source="pocket", domain="talks", n_train=320, n_search=60, n_report=100)
     assert not found.data.paper_parity
-    assert found.out_of_domain == Data(source="pocket", domain="daily", n_train=3000)
+    assert found.out_of_domain == Data(source="pocket", domain="daily", n_train=800)
 
 
 # --- from a file to a recipe ------------------------------------------------------------------------------------

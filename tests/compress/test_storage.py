@@ -286,3 +286,22 @@ def test_a_directory_takes_its_place_whole(source: Checkpoint, tmp_path: Path) -
     assert storage.is_made(out, storage.digest("this", {"a": 2, "b": 1}))
     assert not storage.is_made(out, storage.digest("that", {"a": 2, "b": 1}))
     assert not storage.is_made(tmp_path / "nowhere", "")
+
+
+def test_a_text_is_written_whole_and_once(tmp_path: Path) -> None:
+    file = tmp_path / "lineage.json"
+    storage.write_whole(file, "süß\n")
+    before = file.stat().st_mtime_ns
+    storage.write_whole(file, "süß\n")
+    assert file.stat().st_mtime_ns == before
+    storage.write_whole(file, "sauer\n")
+    assert file.read_text(encoding="utf-8") == "sauer\n"
+    assert [one.name for one in tmp_path.iterdir()] == ["lineage.json"]
+
+
+def test_a_file_with_other_names_is_not_changed_under_them(tmp_path: Path) -> None:
+    file, other = tmp_path / "lineage.json", tmp_path / "other.json"
+    storage.write_whole(file, "before")
+    other.hardlink_to(file)
+    storage.write_whole(file, "after")
+    assert other.read_text() == "before"

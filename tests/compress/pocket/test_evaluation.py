@@ -19,6 +19,7 @@ from compress.pocket import evaluation, features
 from compress.pocket.corpus import HUMAN_VOICE, Clip
 from compress.pocket.evaluation import Score, invented_words, score, stratum
 from compress.prompt import translation
+from compress.translate import translate
 from tests.compress.conftest import sound
 
 _CLIP = Clip("", "report", "daily", "pico-us", "words", "", "", 0, varied=False)
@@ -151,11 +152,7 @@ def test_translating_in_batches_equals_one_by_one_in_order(
         path.parent.mkdir(exist_ok=True)
         np.save(path, row.numpy().astype(np.float16))
     with Progress(disable=True) as progress:
-        found = evaluation.translate(pocket, processor, heard, "zh", tmp_path, progress)
+        found = evaluation.translate_clips(pocket, processor, heard, "zh", tmp_path, progress)
     for clip, text in zip(heard, found, strict=True):
         audio = torch.from_numpy(features.load(clip, tmp_path)).float()
-        decoder = decoding.Decoding(pocket, processor, [audio], [translation("zh")], 120)
-        ids = []
-        while decoder.rows:
-            ids += [token.id for token in decoder.step() if token.id is not None]
-        assert processor.tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+        assert translate(pocket, processor, [audio], translation("zh"), 120) == [text]

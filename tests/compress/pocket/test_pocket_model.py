@@ -20,6 +20,7 @@ from compress.pocket.corpus import HUMAN_DEBIAN_PACKAGE, Clip, evaluation_clips,
 from compress.pocket.features import speak
 from compress.pocket.speech import VOICES
 from compress.prompt import LANGUAGES, translation
+from compress.translate import translate
 from tests.compress.pocket.test_speech import missing
 
 # Far enough below the model card's figures that a few clips cannot fall under them by chance.
@@ -114,18 +115,12 @@ def test_the_lineage_and_the_card_hold_the_same_scores() -> None:
 # --- translation ------------------------------------------------------------------------------------------------
 
 
-def translate(
+def translations(
     model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, clips: Sequence[Clip], language: str
 ) -> list[str]:
     with torch.inference_mode():
         audio = decoding.encode(model, decoding.log_mel(processor, [speak(clip) for clip in clips]))
-    decoder = decoding.Decoding(model, processor, audio, [translation(language)] * len(clips), 80)
-    ids: list[list[int]] = [[] for _ in clips]
-    while decoder.rows:
-        for token in decoder.step():
-            if token.id is not None:
-                ids[token.row].append(token.id)
-    return [processor.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    return translate(model, processor, audio, translation(language), 80)
 
 
 def bleu(hypotheses: list[str], clips: Sequence[Clip], language: str) -> float:
@@ -151,7 +146,7 @@ def test_speech_is_translated(
     pocket: Qwen2AudioForConditionalGeneration,
     processor: Qwen2AudioProcessor,
 ) -> None:
-    assert bleu(translate(pocket, processor, spoken, language), spoken, language) > BLEU_FLOOR[language]
+    assert bleu(translations(pocket, processor, spoken, language), spoken, language) > BLEU_FLOOR[language]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -161,12 +156,12 @@ def test_human_recordings_are_translated(
     clips = [clip for clip in human_prompts() if Path(clip.path).is_file()][::10]
     if not clips:
         pytest.skip(f"Debian's {HUMAN_DEBIAN_PACKAGE} is not installed")
-    assert bleu(translate(pocket, processor, clips, language), clips, language) > HUMAN_BLEU_FLOOR[language]
+    assert bleu(translations(pocket, processor, clips, language), clips, language) > HUMAN_BLEU_FLOOR[language]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_silence_and_noise_give_little_text(
     language: str, pocket: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor
 ) -> None:
-    texts = translate(pocket, processor, silent_clips("report", 16), language)
+    texts = translations(pocket, processor, silent_clips("report", 16), language)
     assert sum(map(len, texts)) / len(texts) <= MEAN_INVENTED_CHARACTERS, texts

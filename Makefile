@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock pocket comet clean venv venv-demo debian
+.PHONY: help demo test lint lock pocket paper results comet clean venv venv-demo debian
 .NOTPARALLEL:
 
 help: ## show this list
@@ -25,6 +25,12 @@ lock: ## remake requirements/*.txt with the newest versions that pyproject.toml 
 
 pocket: venv ## rebuild the pocket model
 	.venv/bin/python -m compress pocket
+
+paper: venv ## repeat the paper's tables with the pocket model, about an hour on two cores; goes on where it was stopped
+	.venv/bin/python -m benchmarks paper
+
+results: venv ## write benchmarks/RESULTS.md from all results
+	.venv/bin/python -m benchmarks results
 
 comet: ## install COMET beside the rest, in .venv-comet (Python 3.11 or 3.12)
 	@requirements/venv.sh .venv-comet requirements/comet.txt

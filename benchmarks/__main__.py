@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME …`: a table, and one line of JSON at the end.
+"""`python -m benchmarks NAME …`: a table, and one line of JSON at the end; `paper` has a line for every result.
 
 Exit codes: 0 measured; 2 the command line cannot be meant, or there is nothing to measure.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from benchmarks import encoder, record, search
+from benchmarks import encoder, paper, record, report, search
 from compress.errors import KompaktError
 
 
@@ -22,18 +22,20 @@ class Program(Protocol):
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
         """Adds its flags."""
 
-    def run(self, options: argparse.Namespace) -> dict[str, Any]:
-        """Measures, prints a table, and returns the numbers."""
+    def run(self, options: argparse.Namespace) -> dict[str, Any] | Iterable[dict[str, Any]]:
+        """Measures, and returns the numbers of one row, after a table, or those of any number as they are found."""
 
 
 PROGRAMS: Final[dict[str, tuple[Program, str]]] = {
     "encoder": (encoder, "the encoder on valid frames against the padded window"),
+    "paper": (paper, "the paper's tables with the pocket model"),
+    "results": (report, "writes RESULTS.md from all rows"),
     "search": (search, "the layer search as published, batched, and ours"),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a benchmark and keeps its row; returns the exit code."""
+    """Runs a benchmark and keeps its rows; returns the exit code."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--results", type=Path, default=record.RESULTS, metavar="DIR", help="where NAME.jsonl grows")
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="A table, then one line of JSON.")
@@ -42,12 +44,13 @@ def main(arguments: Sequence[str]) -> int:
         program.add_flags(names.add_parser(name, help=summary, description=summary, parents=[common]))
     options = parser.parse_args(arguments)
     try:
-        numbers = PROGRAMS[options.name][0].run(options)
+        found = PROGRAMS[options.name][0].run(options)
+        for numbers in [found] if isinstance(found, dict) else found:
+            row = record.append(options.results / f"{options.name}.jsonl", arguments, numbers)
+            print(json.dumps(row, ensure_ascii=False), flush=True)
     except KompaktError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    row = record.append(options.results / f"{options.name}.jsonl", arguments, numbers)
-    print(json.dumps(row, ensure_ascii=False))
     return 0
 
 

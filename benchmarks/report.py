@@ -1,0 +1,114 @@
+"""`python -m benchmarks results`: RESULTS.md, written from the rows in `results/` and the paper's figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import paper_report, paper_tables, record, rows
+from benchmarks.markdown import table
+from benchmarks.rows import Row
+
+PAGE: Final = record.RESULTS.with_name("RESULTS.md")
+
+_HEAD: Final = """\
+# Results
+
+`make results` writes this page from the rows in `benchmarks/results` and the paper's figures in
+`benchmarks/paper.yaml`. Of rows that measured the same, the last one counts.
+"""
+_SEARCH: Final = """\
+## The layer search
+
+All of them search the same layers with the same scores, as `benchmarks/search.py` explains; given is how many times
+faster one is than another in the same process, over the rounds that both have run. *Decoded* counts translations.
+"""
+_ENCODER: Final = """\
+## The encoder on valid frames
+
+How many times faster the encoder is without the padding to 30 s, with the same result (`benchmarks/encoder.py`):
+medians, and quartiles in brackets. *Work* is the ratio of multiply-adds.
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the program's flags."""
+    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="default: benchmarks/RESULTS.md")
+
+
+def run(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+    """Writes the page; there are no rows to keep."""
+    options.page.write_text(render(options.results), encoding="utf-8")
+    print(options.page)
+    return ()
+
+
+def render(results: Path) -> str:
+    """The page.
+
+    Args:
+        results: directory of the rows.
+    """
+    papers = rows.read(results / "paper.jsonl")
+    search = rows.latest(rows.read(results / "search.jsonl"), "modes")
+    encoder = rows.latest(rows.read(results / "encoder.jsonl"), "clips", "repeats")
+    sections = [
+        _HEAD,
+        paper_report.render(paper_tables.load(), rows.by_stage(papers)),
+        "\n".join([_SEARCH, *map(_searched, search)]) if search else "",
+        "\n".join([_ENCODER, *map(_encoded, encoder)]) if encoder else "",
+        _circumstances([*rows.by_stage(papers).values(), *search, *encoder]),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _searched(row: Row) -> str:
+    modes = row["modes"]
+    others = [name for name in ("naive", "batched") if name in modes]
+    lines = [
+        [
+            mode,
+            " ".join(map(str, one["removed"])),
+            f"{one['scores'][-1]:.2f}",
+            f"{one['decoded']:,} of {one['of']:,}",
+            *(f"{one['times_faster_than'].get(other, 1.0):.2f}" for other in others),
+        ]
+        for mode, one in modes.items()
+    ]
+    title = f"{row['model']['name']}, {_domain(row)}, {row['utterances']} utterances:\n"
+    columns = ["search", "removed", "score", "decoded", *(f"times faster than {other}" for other in others)]
+    return "\n".join([title, table(columns, lines), ""])
+
+
+def _encoded(row: Row) -> str:
+    lines = [
+        [
+            f"{clip['clip_s']:g} s",
+            f"{clip['work']:.2f}",
+            *("{ratio:.2f} ({low:.2f}–{high:.2f})".format(**clip[stage]) for stage in ("encoder", "speech")),
+            f"{clip['max_difference']:.0e}",
+        ]
+        for clip in row["clips"]
+    ]
+    title = f"{row['model']['name']} on {row['device']}, {row['dtype']}, {row['repeats']} repeats:\n"
+    return "\n".join([title, table(["clip", "work", "encoder", "with mel", "largest difference"], lines), ""])
+
+
+def _domain(row: Row) -> str:
+    return f"{row['domain']} into {paper_report.LANGUAGES[row['language']]}"
+
+
+def _circumstances(shown: list[Row]) -> str:
+    """With what the rows above were measured, one line each combination."""
+    lines = dict.fromkeys(
+        f"- `{row['command'].partition(' --')[0]}` at {row['commit'] or 'no commit'}: {_machine(row)}" for row in shown
+    )
+    return "\n".join(["## Measured with\n", *lines, ""]) if lines else ""
+
+
+def _machine(row: Row) -> str:
+    machine = row["machine"]
+    hardware = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    return f"{hardware}; " + ", ".join(f"{name} {version}" for name, version in row["versions"].items())

@@ -48,7 +48,7 @@ from compress.recipe import Data, Prune
 from compress.search.bench import Bench, encode
 from compress.search.greedy import Evaluation, Round, Scorer, search
 from compress.search.metrics import CorpusMetric
-from compress.search.scorers import corpus_metric, metric_of, one_by_one, race
+from compress.search.scorers import corpus_metric, one_by_one, race
 
 MODES: Final = ("naive", "batched", "grouped", "shared", "kept", "exact", "fast")
 # Room for what is decoded together, and none for states of single candidates.
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     transformers_logging.disable_progress_bar()
     checkpoint = Checkpoint.open(options.model)
     bench, stage = _bench(checkpoint, options), Prune(n_remove=options.rounds)
-    metric = corpus_metric(metric_of(stage, options.language), options.language, bench.references)
+    metric = corpus_metric(stage, bench)
     found = {}
     for mode in options.modes:
         n_rounds = min(options.naive_rounds, options.rounds) if mode == "naive" else options.rounds
@@ -120,8 +120,8 @@ class _Unbounded:
 
     metric: CorpusMetric
 
-    def score(self, hypotheses: Sequence[str]) -> float:
-        return self.metric.score(hypotheses)
+    def scores(self, systems: Sequence[Sequence[str]]) -> list[float]:
+        return self.metric.scores(systems)
 
     def losses(self, hypotheses: Sequence[str]) -> list[float]:
         return self.metric.losses(hypotheses)
@@ -144,6 +144,7 @@ def _bench(checkpoint: Checkpoint, options: argparse.Namespace) -> Bench:
         clips=clips,
         audio=encode(model, processor, clips),
         references=[one.translation for one in utterances],
+        sources=[one.transcript for one in utterances],
         language=options.language,
         advance=lambda n: None,
     )

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from sacrebleu.significance import _compute_p_value, estimate_ci
 
 from compress.errors import CheckpointError, RecipeError
-from compress.recipe import Split
+from compress.recipe import COMET_MODEL, Split
 from compress.score import BOOTSTRAP_SAMPLES, Comparison, Score, refuse_unequal
 
 ENVIRONMENT: Final = Path(__file__).parents[1] / ".venv-comet"  # where `make comet` puts it
-PAPER_MODEL: Final = "Unbabel/wmt20-comet-da"
 
 _SEED: Final = 12345  # sacreBLEU's
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -39,7 +38,7 @@ def score(
     sources: Sequence[str],
     hypotheses: Mapping[str, Sequence[str]],
     references: Sequence[str],
-    model: str | Path = PAPER_MODEL,
+    model: str | Path = COMET_MODEL,
     *,
     environment: Path = ENVIRONMENT,
     gpu: bool = False,
@@ -91,6 +90,17 @@ def score(
     return dict(zip(files, found, strict=True))
 
 
+def check(model: str | Path = COMET_MODEL, environment: Path = ENVIRONMENT) -> None:
+    """Finds out whether `score` has a chance, without loading anything.
+
+    Raises:
+        RecipeError: no COMET in `environment`.
+        CheckpointError: no such model.
+    """
+    find_model(model)
+    _require(environment)
+
+
 def corpus_score(values: Sequence[float], signature: str, language: str, split: Split, *, group: str = "") -> Score:
     """The mean of one system's sentence scores, with the same kind of interval as sacreBLEU's.
 
@@ -136,7 +146,7 @@ def compare(
     )
 
 
-def signature_of(model: str | Path = PAPER_MODEL, environment: Path = ENVIRONMENT) -> str:
+def signature_of(model: str | Path = COMET_MODEL, environment: Path = ENVIRONMENT) -> str:
     """The signature of scores by a model, in sacreBLEU's form; a file is named by its content.
 
     Raises:
@@ -175,7 +185,7 @@ def find_model(model: str | Path) -> str:
             )
         return str(path)
     if not _HUB_NAME.fullmatch(str(model)):
-        raise CheckpointError(f"{str(model)!r} is neither a .ckpt file nor a model's name such as {PAPER_MODEL}")
+        raise CheckpointError(f"{str(model)!r} is neither a .ckpt file nor a model's name such as {COMET_MODEL}")
     return str(model)
 
 

@@ -19,14 +19,15 @@ from compress.collate import prompt_of
 from compress.dataset import Utterance
 from compress.errors import RecipeError
 from compress.recipe import Prune, Recipe
-from compress.search import baselines, scorers
-from compress.search.bench import Bench, encode
+from compress.search import baselines, figure, scorers, workers
 from compress.search.greedy import Round, candidates, search
 from compress.search.log import EvaluationLog
 from compress.search.scorers import metric_of
+from compress.search.workers import Task
 from compress.translate import fingerprint
 
 ROUNDS_FILE: Final = "rounds.json"
+FIGURE_FILE: Final = "rounds.svg"
 EVALUATIONS_FILE: Final = "evaluations.jsonl"
 
 _LINEAGE_KEY: Final = {"decoder": "layers", "tower": "tower_layers"}
@@ -111,6 +112,8 @@ def run(
         chosen = _with_recovery(stage, recipe, utterances, source, temporary, work, progress, recover)
     rounds = [asdict(one) for one in chosen.rounds]
     (temporary / ROUNDS_FILE).write_text(json.dumps(rounds, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if chosen.rounds:
+        figure.draw(chosen.rounds, metric_of(stage, recipe.language), temporary / FIGURE_FILE)
     trial = export.try_out(Checkpoint.open(temporary), utterances[0].audio.load(), prompt_of(recipe))
     facts = _facts(stage, recipe, source, chosen) | {"trial": trial, "made_from": made_from}
     storage.write_lineage(temporary, source.descend(out.name, settings, **facts))
@@ -133,27 +136,25 @@ def choose(
     n_layers = _n_layers(source, stage.part)
     if stage.strategy == "middle":
         return Chosen(baselines.middle(n_layers, stage.n_remove))
-    task = progress.add_task(stage.name, total=None)
-    network, processor = source.load_for_inference(), source.load_processor()
-    clips = [utterance.audio.load() for utterance in utterances]
-    bench = Bench(
-        model=network,
-        processor=processor,
+    bar = progress.add_task(stage.name, total=None)
+    task = Task(
+        checkpoint=source.path,
+        stage=stage,
         prompt=prompt_of(recipe),
         max_new_tokens=recipe.max_new_tokens,
-        clips=clips,
-        audio=encode(network, processor, clips),
+        clips=[utterance.audio.load() for utterance in utterances],
         references=[utterance.translation for utterance in utterances],
+        sources=[utterance.transcript for utterance in utterances],
         language=recipe.language,
-        advance=lambda n: progress.advance(task, n),
     )
     if stage.strategy == "block-influence":
-        return Chosen(baselines.least_influence(scorers.influence(bench), stage.n_remove, stage.protected))
+        influence = scorers.influence(task.bench(lambda n: None))
+        return Chosen(baselines.least_influence(influence, stage.n_remove, stage.protected))
     n_open = n_layers - len({layer % n_layers for layer in stage.protected})
     n_candidates = sum(n_open - gone for gone in range(stage.n_remove))
-    progress.update(task, total=n_candidates * len(utterances))
+    progress.update(bar, total=n_candidates * len(utterances))
     exact = stage.mode != "fast"  # what it gives up may win: no other search can go on from there
-    identity = stage.model_dump(mode="json", include={"part", "protected"}) | {
+    identity = stage.model_dump(mode="json", include={"part", "protected", "comet_model"}) | {
         "exact": exact,
         "metric": metric_of(stage, recipe.language),
         "data": fingerprint(recipe, utterances),
@@ -161,10 +162,11 @@ def choose(
     }
     log = EvaluationLog(work / EVALUATIONS_FILE, identity)
     rounds = []
-    for one in search(n_layers, stage.n_remove, stage.protected, scorers.scorer(bench, stage), log):
-        rounds.append(one)
-        progress.console.print(f"{len(rounds)}. layer {one.removed}: {identity['metric']} {one.chosen.score:.2f}")
-    progress.update(task, completed=n_candidates * len(utterances))
+    with workers.scoring(task, lambda n: progress.advance(bar, n)) as scorer:
+        for one in search(n_layers, stage.n_remove, stage.protected, scorer, log):
+            rounds.append(one)
+            progress.console.print(f"{len(rounds)}. layer {one.removed}: {identity['metric']} {one.chosen.score:.2f}")
+    progress.update(bar, completed=n_candidates * len(utterances))
     return Chosen(tuple(one.removed for one in rounds), tuple(rounds))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -18,6 +18,8 @@ from compress import recipe_files, validation
 Part = Literal["tower", "projector", "decoder", "embeddings", "lm_head"]
 Split = Literal["train", "search", "report"]
 Metric = Literal["chrF", "chrF++", "BLEU", "COMET"]
+
+COMET_MODEL: Final = "Unbabel/wmt20-comet-da"  # the paper's (section 5)
 
 
 def _refuse(problems: list[str]) -> None:
@@ -166,10 +168,11 @@ class Prune(_Stage):
         part: where layers are removed.
         n_remove: how many.
         metric: of `greedy`; absent, chrF++ for German and chrF for Chinese, as in the paper.
+        comet_model: of metric COMET: a name on the hub, or the path of a `.ckpt` file; the paper's by default.
         mode: of `greedy`: `naive`, `exact` or `fast`; the first two choose the same layers.
         protected: layers that are never candidates, negative ones from the end.
         recovery: fine-tuning after every removal (the paper's section 4.4).
-        workers: processes that score candidates.
+        workers: processes that score candidates; more than one need Ray.
     """
 
     stage: Literal["prune"] = "prune"
@@ -177,6 +180,7 @@ class Prune(_Stage):
     part: Literal["decoder", "tower"] = "decoder"
     n_remove: PositiveInt
     metric: Metric | None = None
+    comet_model: str = COMET_MODEL
     mode: Literal["naive", "exact", "fast"] = "exact"
     protected: tuple[int, ...] = (0, -1)
     recovery: Optimisation | None = None
@@ -192,6 +196,12 @@ class Prune(_Stage):
             problems.append("protected is for strategies greedy and block-influence")
         if self.part == "tower" and self.mode == "fast":
             problems.append("mode fast is for the decoder")
+        if "comet_model" in self.model_fields_set and self.metric != "COMET":
+            problems.append("comet_model is for metric COMET")
+        if self.mode == "fast" and self.metric in ("BLEU", "COMET"):
+            problems.append(f"mode fast compares parts of the corpus, over which {self.metric} does not add up")
+        if self.mode == "fast" and self.workers > 1:
+            problems.append("mode fast compares all candidates as it goes: it has one worker")
         _refuse(problems)
         return self
 

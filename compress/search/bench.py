@@ -30,6 +30,7 @@ class Bench:
         clips: the search split's audio, shape (n_samples,) each, at 16 kHz.
         audio: `clips` encoded, shape (n_audio_tokens, d_model) each.
         references: translations of the clips.
+        sources: what is said in them, in English; empty where nobody knows.
         language: their language.
         advance: told how many candidates' utterances are done.
     """
@@ -41,6 +42,7 @@ class Bench:
     clips: Sequence[Samples]
     audio: Sequence[Tensor]
     references: Sequence[str]
+    sources: Sequence[str]
     language: str
     advance: Callable[[int], None]
 

@@ -14,9 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+
+from compress import comet
+from compress.errors import RecipeError
 
 Counts = NDArray[np.int64]
 
@@ -30,8 +34,8 @@ _ROUNDING: Final = 1e-9
 class CorpusMetric(Protocol):
     """Scores one corpus, whose references it knows, in percent."""
 
-    def score(self, hypotheses: Sequence[str]) -> float:
-        """The corpus score."""
+    def scores(self, systems: Sequence[Sequence[str]]) -> list[float]:
+        """The corpus score of each system's translations."""
         ...
 
     def losses(self, hypotheses: Sequence[str]) -> list[float]:
@@ -59,9 +63,9 @@ class Chrf:
         # A reference against itself: all of it matched.
         self._perfect = self._all_counts(references)
 
-    def score(self, hypotheses: Sequence[str]) -> float:
-        """SacreBLEU's corpus score."""
-        return self._value(self._all_counts(hypotheses).sum(0))
+    def scores(self, systems: Sequence[Sequence[str]]) -> list[float]:
+        """SacreBLEU's corpus scores."""
+        return [self._value(self._all_counts(hypotheses).sum(0)) for hypotheses in systems]
 
     def losses(self, hypotheses: Sequence[str]) -> list[float]:
         """N-grams that are missing, and n-grams too many, of all orders."""
@@ -113,9 +117,9 @@ class Bleu:
         self._metric = BLEU(tokenize=tokenizer)
         self._references = list(references)
 
-    def score(self, hypotheses: Sequence[str]) -> float:
-        """SacreBLEU's corpus score."""
-        return float(self._metric.corpus_score(hypotheses, [self._references]).score)
+    def scores(self, systems: Sequence[Sequence[str]]) -> list[float]:
+        """SacreBLEU's corpus scores."""
+        return [float(self._metric.corpus_score(texts, [self._references]).score) for texts in systems]
 
     def losses(self, hypotheses: Sequence[str]) -> list[float]:
         """Unknown: n-grams count over the whole corpus, whose brevity penalty is nobody's own."""
@@ -123,5 +127,44 @@ class Bleu:
 
     def bound(self, hypotheses: Sequence[str | None], beginnings: Mapping[int, str]) -> float:
         """Unknown: a longer hypothesis elsewhere in the corpus can undo a brevity penalty."""
+        del hypotheses, beginnings
+        return math.inf
+
+
+class Comet:
+    """COMET; a program of its own scores, so all systems go to it at once.  It has no bound.
+
+    Args:
+        sources: what is said, in English.
+        references: what it should become.
+        model: a name on the hub, or the path of a `.ckpt` file.
+
+    Raises:
+        RecipeError: an utterance without a transcript.
+    """
+
+    def __init__(self, sources: Sequence[str], references: Sequence[str], model: str) -> None:
+        if not all(sources):
+            raise RecipeError(f"COMET needs transcripts: {sum(not one for one in sources)} of {len(sources)} are empty")
+        self._sources = list(sources)
+        self._references = list(references)
+        self._model = model
+
+    def scores(self, systems: Sequence[Sequence[str]]) -> list[float]:
+        """Means over the sentences, times 100.
+
+        Raises:
+            KompaktError: see `comet.score`.
+        """
+        by_number = {str(number): texts for number, texts in enumerate(systems)}
+        found = comet.score(self._sources, by_number, self._references, self._model, gpu=torch.cuda.is_available())
+        return [float(np.mean(found[number])) for number in by_number]
+
+    def losses(self, hypotheses: Sequence[str]) -> list[float]:
+        """Unknown, and too dear to ask."""
+        return [0.0] * len(hypotheses)
+
+    def bound(self, hypotheses: Sequence[str | None], beginnings: Mapping[int, str]) -> float:
+        """Unknown: the end of a sentence may change what its beginning is worth."""
         del hypotheses, beginnings
         return math.inf

@@ -134,8 +134,7 @@ class Race:
             else:
                 yield from self._crown(chunks[: number + 1], chunks[number + 1 :], removed, standing)
                 yield from self._give_up(standing, len(standing.running))
-        for layer in standing.running:
-            yield self._ended(layer, standing)
+        yield from self._ended(standing.running, standing)
 
     def _crown(
         self, read: Sequence[Chunk], rest: Sequence[Chunk], removed: tuple[int, ...], standing: _Standing
@@ -153,7 +152,7 @@ class Race:
                 return
         self._decode(rest, removed, [leader], standing)
         standing.running.remove(leader)
-        found = self._ended(leader, standing)
+        (found,) = self._ended([leader], standing)
         if found.score is not None:
             standing.champion = best([found, champion] if champion else [found])
         yield found
@@ -218,13 +217,18 @@ class Race:
     def _given_up(self, layer: int, standing: _Standing) -> Evaluation:
         return Evaluation(layer, None, round(standing.bounds[layer], DECIMALS), tuple(standing.texts[layer]))
 
-    def _ended(self, layer: int, standing: _Standing) -> Evaluation:
-        """Of a candidate that has read all chunks; it may have lost on the way through the last."""
-        whole = [text for text in standing.texts[layer] if text is not None]
-        if len(whole) < self._n_utterances:
-            return self._given_up(layer, standing)
-        score = round(self._metric.score(whole), DECIMALS)
-        return Evaluation(layer, score, score, tuple(whole))
+    def _ended(self, layers: Sequence[int], standing: _Standing) -> Iterator[Evaluation]:
+        """Of candidates that have read all chunks; one may have lost on the way through the last."""
+        whole: dict[int, list[str]] = {}
+        for layer in layers:
+            texts = [text for text in standing.texts[layer] if text is not None]
+            if len(texts) == self._n_utterances:
+                whole[layer] = texts
+            else:
+                yield self._given_up(layer, standing)
+        for layer, value in zip(whole, self._metric.scores(list(whole.values())), strict=True):
+            score = round(value, DECIMALS)
+            yield Evaluation(layer, score, score, tuple(whole[layer]))
 
     def _by_loss(self, hypotheses: Sequence[str | None]) -> list[Chunk]:
         """The chunks, first those that take most away from the score."""

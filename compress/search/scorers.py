@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Final, Literal
 
 import psutil
 import torch
 
-from compress.errors import RecipeError
+from compress import comet
 from compress.recipe import Metric, Prune
 from compress.search import single
 from compress.search.bench import Bench
 from compress.search.greedy import Scorer
-from compress.search.metrics import Bleu, Chrf, CorpusMetric
+from compress.search.metrics import Bleu, Chrf, Comet, CorpusMetric
 from compress.search.network import Network
 from compress.search.prompts import Prompts
 from compress.search.race import Race
 
-_NO_COMET: Final = "the layer search goes by chrF, chrF++ or BLEU: COMET is not connected to it yet"
 # Of the memory that is free, how much the search may keep, and how much it may decode at once.
 _MEMORY_SHARE: Final = 0.25
 
 
 def check(stage: Prune) -> None:
-    """Refuses a search that is not there, before anything is trained for it.
+    """Refuses a search that cannot be made here, before anything is trained for it.
 
     Raises:
-        RecipeError: a metric that the search does not have.
+        RecipeError: COMET is asked for, and not installed.
+        CheckpointError: no such model of it.
     """
     if stage.metric == "COMET":
-        raise RecipeError(_NO_COMET)
+        comet.check(stage.comet_model)
 
 
 def metric_of(stage: Prune, language: str) -> Metric:
@@ -39,13 +38,14 @@ def metric_of(stage: Prune, language: str) -> Metric:
     return stage.metric or ("chrF" if language == "zh" else "chrF++")
 
 
-def corpus_metric(name: Metric, language: str, references: Sequence[str]) -> CorpusMetric:
-    """A metric that knows its references.
+def corpus_metric(stage: Prune, bench: Bench) -> CorpusMetric:
+    """The stage's metric, which knows the bench's references.
 
     Raises:
-        RecipeError: a metric that no search goes by here.
+        RecipeError: COMET without transcripts.
     """
-    match name:
+    references, language = bench.references, bench.language
+    match metric_of(stage, language):
         case "chrF":
             return Chrf(references, word_order=0)
         case "chrF++":
@@ -53,17 +53,17 @@ def corpus_metric(name: Metric, language: str, references: Sequence[str]) -> Cor
         case "BLEU":
             return Bleu(references, "zh" if language == "zh" else "13a")
         case "COMET":
-            raise RecipeError(_NO_COMET)
+            return Comet(bench.sources, references, stage.comet_model)
 
 
 def scorer(bench: Bench, stage: Prune) -> Scorer:
     """The scorer that a stage asks for.
 
     Raises:
-        RecipeError: a metric that the search does not have.
+        RecipeError: see `check` and `corpus_metric`.
     """
     check(stage)
-    metric = corpus_metric(metric_of(stage, bench.language), bench.language, bench.references)
+    metric = corpus_metric(stage, bench)
     if stage.mode == "naive" or stage.part == "tower":
         return one_by_one(bench, stage.part, "naive" if stage.mode == "naive" else "batched", metric)
     return race(bench, metric, fast=stage.mode == "fast")

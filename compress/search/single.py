@@ -46,7 +46,7 @@ class OneByOne:
                 continue
             with without_layers(self.model, **{self.part: {*removed, layer}}):
                 hypotheses = self.translate()
-            score = round(self.metric.score(hypotheses), DECIMALS)
+            score = round(self.metric.scores([hypotheses])[0], DECIMALS)
             yield Evaluation(layer, score, score, tuple(hypotheses))
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from compress import comet
-from compress.comet import ENVIRONMENT, PAPER_MODEL, command, explain, find_model, read_scores
+from compress.comet import ENVIRONMENT, command, explain, find_model, read_scores
 from compress.errors import CheckpointError, RecipeError
+from compress.recipe import COMET_MODEL
+from compress.search.metrics import Comet
 
 SOURCES = [
     "Where is the nearest station?",
@@ -50,7 +52,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_the_command_has_all_systems_in_one_call() -> None:
     parts = command(
-        Path("/env"), PAPER_MODEL, Path("src"), [Path("0.txt"), Path("1.txt")], Path("ref"), Path("o.json"), gpu=False
+        Path("/env"), COMET_MODEL, Path("src"), [Path("0.txt"), Path("1.txt")], Path("ref"), Path("o.json"), gpu=False
     )
     assert " ".join(parts) == (
         "/env/bin/python -I -m comet.cli.score --sources src --translations 0.txt 1.txt --references ref "
@@ -59,7 +61,7 @@ def test_the_command_has_all_systems_in_one_call() -> None:
 
 
 def test_a_gpu_is_used_when_asked() -> None:
-    parts = command(Path("/env"), PAPER_MODEL, Path("s"), [Path("h")], Path("r"), Path("o"), gpu=True)
+    parts = command(Path("/env"), COMET_MODEL, Path("s"), [Path("h")], Path("r"), Path("o"), gpu=True)
     assert parts[parts.index("--gpus") + 1] == "1"
 
 
@@ -84,7 +86,7 @@ def test_a_missing_environment_says_how_to_make_it(tmp_path: Path) -> None:
 # --- models -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [PAPER_MODEL, "wmt20-comet-da"])
+@pytest.mark.parametrize("name", [COMET_MODEL, "wmt20-comet-da"])
 def test_names_go_through(name: str) -> None:
     assert find_model(name) == name
 
@@ -236,6 +238,17 @@ def test_a_small_model_scores_as_in_32_bits(
     assert list(found) == list(HYPOTHESES)
     for name, values in found.items():
         assert values == pytest.approx(expected[name], abs=0.5)
+
+
+@installed
+@pytest.mark.slow
+def test_a_layer_search_goes_by_the_mean(
+    small_model: tuple[Path, dict[str, list[float]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, expected = small_model
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = Comet(SOURCES, REFERENCES, str(path)).scores(list(HYPOTHESES.values()))
+    assert found == pytest.approx([sum(values) / len(values) for values in expected.values()], abs=0.5)
 
 
 @installed

@@ -19,7 +19,7 @@ from compress import decoding, model, prune, storage
 from compress.architectures import Architecture
 from compress.checkpoint import Checkpoint
 from compress.dataset import Utterance
-from compress.errors import RecipeError
+from compress.errors import KompaktError, RecipeError
 from compress.model import decoder_layers, tower_layers
 from compress.prompt import translation
 from compress.prune import EVALUATIONS_FILE, ROUNDS_FILE
@@ -360,7 +360,7 @@ def test_a_killed_search_goes_on_and_ends_the_same(
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"metric": "COMET"}, "goes by chrF, chrF.. or BLEU: COMET is not connected"),
+        ({"metric": "COMET", "comet_model": "missing.ckpt"}, "missing.ckpt"),
         ({"strategy": "block-influence", "part": "tower"}, "block influence is the decoder's"),
     ],
 )
@@ -368,7 +368,7 @@ def test_what_is_not_there_is_refused_before_anything_is_loaded(
     settings: dict[str, Any], complaint: str, source: Checkpoint, tmp_path: Path
 ) -> None:
     (source.path / "model.safetensors").unlink()
-    with pytest.raises(RecipeError, match=complaint):
+    with pytest.raises(KompaktError, match=complaint):
         run(stage(**settings), source, tmp_path, utterances(["Hallo Welt!"]))
     assert not any(tmp_path.glob("out*"))
 

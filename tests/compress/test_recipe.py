@@ -389,6 +389,18 @@ def content(**settings: Any) -> dict[str, Any]:
             {"stages": [{"stage": "prune", "n_remove": 1, "part": "tower", "mode": "fast"}]},
             "stages.prune: mode fast is for the decoder",
         ),
+        (
+            {"stages": [{"stage": "prune", "n_remove": 1, "mode": "fast", "workers": 2}]},
+            "stages.prune: mode fast compares all candidates as it goes: it has one worker",
+        ),
+        (
+            {"stages": [{"stage": "prune", "n_remove": 1, "mode": "fast", "metric": "BLEU"}]},
+            "stages.prune: mode fast compares parts of the corpus, over which BLEU does not add up",
+        ),
+        (
+            {"stages": [{"stage": "prune", "n_remove": 1, "comet_model": "Unbabel/wmt22-comet-da"}]},
+            "stages.prune: comet_model is for metric COMET",
+        ),
         ({"stages": [{"stage": "finetune"}, {"stage": "finetune"}]}, "two stages are called finetune"),
         (
             {"stages": [{"stage": "finetune"}, {"stage": "distill", "teacher": "distill"}]},

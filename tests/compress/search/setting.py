@@ -64,6 +64,7 @@ class Setting:
             clips=self.clips,
             audio=self.audio,
             references=self.references,
+            sources=[""] * len(self.references),
             language=self.language,
             advance=advance,
         )

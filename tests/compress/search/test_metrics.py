@@ -10,7 +10,8 @@ import sacrebleu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from compress.search.metrics import Bleu, Chrf
+from compress.errors import RecipeError
+from compress.search.metrics import Bleu, Chrf, Comet
 
 GERMAN = ["der", "Zug", "Züge", "fährt", "um", "9.30", "Uhr!", "(ab)", "„Gleis", "sieben“", "-", "…", "U-Bahn,", "ß"]
 CHINESE = "请问火车站在哪里？。，龘 7号a🚆"
@@ -80,7 +81,7 @@ def bound_of(metric: Chrf, corpus: list[Sentence]) -> float:
 @example(corpus=[Sentence("die Züge fahren", "die Züge fahren", None), Sentence("um 9.30 Uhr", "um 9.30 Uhr!", 6)])
 def test_no_completion_scores_more_than_the_bound(word_order: int, corpus: list[Sentence]) -> None:
     metric = Chrf([one.reference for one in corpus], word_order)
-    assert bound_of(metric, corpus) >= metric.score([one.end for one in corpus])
+    assert bound_of(metric, corpus) >= metric.scores([[one.end for one in corpus]])[0]
 
 
 @pytest.mark.parametrize("word_order", WORD_ORDERS)
@@ -91,7 +92,7 @@ def test_no_completion_scores_more_than_the_bound(word_order: int, corpus: list[
 def test_with_everything_finished_the_bound_is_the_score(word_order: int, corpus: list[Sentence]) -> None:
     metric = Chrf([one.reference for one in corpus], word_order)
     ends = [one.end for one in corpus]
-    assert metric.bound(ends, {}) == pytest.approx(metric.score(ends), abs=1e-6)
+    assert metric.bound(ends, {}) == pytest.approx(metric.scores([ends])[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("word_order", WORD_ORDERS)
@@ -119,7 +120,7 @@ def test_finished_translations_that_are_wrong_bound_the_score(word_order: int) -
     assert bounds == sorted(bounds, reverse=True)
     # what is unfinished is taken for right, and no more
     for n, bound in enumerate(bounds, 1):
-        assert bound == pytest.approx(metric.score([WRONG[word_order]] * n + references[n:]), abs=1e-6)
+        assert bound == pytest.approx(metric.scores([[WRONG[word_order]] * n + references[n:]])[0], abs=1e-6)
     assert bounds[0] < 85
     assert bounds[3] < 30
 
@@ -168,7 +169,7 @@ def test_the_score_is_sacrebleus(word_order: int) -> None:
     references = REFERENCES[word_order]
     hypotheses = [references[0], WRONG[word_order], "", references[3][:5]]
     wanted = sacrebleu.corpus_chrf(hypotheses, [references], word_order=word_order).score
-    found = Chrf(references, word_order).score(hypotheses)
+    found = Chrf(references, word_order).scores([hypotheses])[0]
     assert found == pytest.approx(wanted, abs=1e-9)
     assert 20 < found < 80
 
@@ -179,6 +180,14 @@ def test_bleu_is_sacrebleus_and_has_no_bound(tokenizer: str, language: int) -> N
     hypotheses = [references[0], references[1], WRONG[language], ""]
     metric = Bleu(references, tokenizer)
     wanted = sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenizer).score
-    assert metric.score(hypotheses) == pytest.approx(wanted, abs=1e-9)
+    assert metric.scores([hypotheses])[0] == pytest.approx(wanted, abs=1e-9)
     assert wanted > 5
     assert metric.bound([WRONG[language], None, None, None], {}) == math.inf
+
+
+def test_comet_wants_transcripts_and_has_no_bound() -> None:
+    with pytest.raises(RecipeError, match="COMET needs transcripts: 1 of 2 are empty"):
+        Comet(["Good morning.", ""], ["Guten Morgen.", "Gute Nacht."], "model.ckpt")
+    metric = Comet(["Good morning.", "Good night."], ["Guten Morgen.", "Gute Nacht."], "model.ckpt")
+    assert metric.bound(["Guten Morgen.", None], {1: "Gute"}) == math.inf
+    assert metric.losses(["Guten Morgen.", ""]) == [0.0, 0.0]

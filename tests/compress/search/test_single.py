@@ -78,9 +78,8 @@ class Scores:
 
     by_missing: Mapping[str, float]
 
-    def score(self, hypotheses: Sequence[str]) -> float:
-        (missing,) = hypotheses
-        return self.by_missing.get(missing, 0.0)
+    def scores(self, systems: Sequence[Sequence[str]]) -> list[float]:
+        return [self.by_missing.get(missing, 0.0) for (missing,) in systems]
 
     def losses(self, hypotheses: Sequence[str]) -> list[float]:
         return [0.0] * len(hypotheses)

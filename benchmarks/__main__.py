@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from benchmarks import encoder, paper, record, report, search
+from benchmarks import encoder, fast_search, paper, record, report, search
 from compress.errors import KompaktError
 
 
@@ -28,6 +28,7 @@ class Program(Protocol):
 
 PROGRAMS: Final[dict[str, tuple[Program, str]]] = {
     "encoder": (encoder, "the encoder on valid frames against the padded window"),
+    "fast-search": (fast_search, "how often the approximate layer search chooses what the exact one does"),
     "paper": (paper, "the paper's tables with the pocket model"),
     "results": (report, "writes RESULTS.md from all rows"),
     "search": (search, "the layer search as published, batched, and ours"),

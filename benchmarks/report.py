@@ -22,9 +22,16 @@ _HEAD: Final = """\
 _SEARCH: Final = """\
 ## The layer search
 
-All of them search the same layers with the same scores, as `benchmarks/search.py` explains; given is how many times
+All but `fast` choose the same layers with the same scores, as `benchmarks/search.py` explains; given is how many times
 faster one is than another in the same process, over the rounds that both have run. *Decoded* counts translations.
 """
+_FAST: Final = """\
+### The approximate search
+
+On several parts of the search split (`benchmarks/fast_search.py`): what it removes, what is left scores, and how many
+times faster it is than the exact search.
+"""
+_FAST_NUMBERS: Final = ("searches", "same_layers", "of_layers", "same_searches", "mean_score_lost", "times_faster")
 _ENCODER: Final = """\
 ## The encoder on valid frames
 
@@ -53,13 +60,15 @@ def render(results: Path) -> str:
     """
     papers = rows.read(results / "paper.jsonl")
     search = rows.latest(rows.read(results / "search.jsonl"), "modes")
+    fast = rows.latest(rows.read(results / "fast-search.jsonl"), *_FAST_NUMBERS)
     encoder = rows.latest(rows.read(results / "encoder.jsonl"), "clips", "repeats")
     sections = [
         _HEAD,
         paper_report.render(paper_tables.load(), rows.by_stage(papers)),
         "\n".join([_SEARCH, *map(_searched, search)]) if search else "",
+        "\n".join([_FAST, *map(_fast_searched, fast)]) if fast else "",
         "\n".join([_ENCODER, *map(_encoded, encoder)]) if encoder else "",
-        _circumstances([*rows.by_stage(papers).values(), *search, *encoder]),
+        _circumstances([*rows.by_stage(papers).values(), *search, *fast, *encoder]),
     ]
     return "\n".join(section for section in sections if section)
 
@@ -80,6 +89,29 @@ def _searched(row: Row) -> str:
     title = f"{row['model']['name']}, {_domain(row)}, {row['utterances']} utterances:\n"
     columns = ["search", "removed", "score", "decoded", *(f"times faster than {other}" for other in others)]
     return "\n".join([title, table(columns, lines), ""])
+
+
+def _fast_searched(row: Row) -> str:
+    lines = [
+        [
+            paper_report.LANGUAGES[one["language"]],
+            *(cell for mode in ("exact", "fast") for cell in _ended(one[mode])),
+            f"{one['times_faster']:.2f}",
+        ]
+        for one in row["searches"]
+    ]
+    title = f"{row['model']['name']}, {row['domain']}, {row['utterances']} utterances a search:\n"
+    summary = (
+        f"\n{row['same_layers']} of {row['of_layers']} layers are the same, {row['same_searches']} of {len(lines)} "
+        f"searches altogether; {row['mean_score_lost']:.2f} of score are lost in the mean. It is "
+        "{median:.2f} times faster ({low:.2f}–{high:.2f}).".format(**row["times_faster"])
+    )
+    columns = ["language", "exact", "score", "fast", "score", "times faster"]
+    return "\n".join([title, table(columns, lines), summary, ""])
+
+
+def _ended(search: dict[str, Any]) -> tuple[str, str]:
+    return " ".join(map(str, search["removed"])), f"{search['score']:.2f}"
 
 
 def _encoded(row: Row) -> str:

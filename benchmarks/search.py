@@ -41,6 +41,7 @@ from compress import dataset
 from compress.attention import GROUPED
 from compress.audio import Samples
 from compress.checkpoint import POCKET, Checkpoint
+from compress.dataset import Utterance
 from compress.errors import RecipeError
 from compress.model import decoder_layers
 from compress.prompt import LANGUAGES, translation
@@ -53,7 +54,8 @@ from compress.search.scorers import corpus_metric, one_by_one, race
 MODES: Final = ("naive", "batched", "grouped", "shared", "kept", "exact", "fast")
 # Room for what is decoded together, and none for states of single candidates.
 _NOTHING_KEPT: Final = 0
-_PROTECTED: Final = (0, -1)
+PROTECTED: Final = (0, -1)
+MAX_NEW_TOKENS: Final = 120
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +79,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise RecipeError("--utterances, --rounds and --naive-rounds must be at least 1")
     transformers_logging.disable_progress_bar()
     checkpoint = Checkpoint.open(options.model)
-    bench, stage = _bench(checkpoint, options), Prune(n_remove=options.rounds)
+    data = Data(source="pocket", domain=options.domain, n_search=options.utterances)
+    utterances = dataset.load(data, options.language, "search").utterances
+    bench, stage = bench_of(checkpoint, options.language, utterances), Prune(n_remove=options.rounds)
     metric = corpus_metric(stage, bench)
     found = {}
     for mode in options.modes:
@@ -103,14 +107,16 @@ class _Found:
     done_s: tuple[float, ...]
 
 
-class _NoLog:
+class NoLog:
     """Keeps nothing: every search starts anew."""
 
     def known(self, removed: tuple[int, ...]) -> dict[int, Evaluation]:
+        """Nothing."""
         del removed
         return {}
 
     def add(self, removed: tuple[int, ...], evaluation: Evaluation) -> None:
+        """Forgets it."""
         del removed, evaluation
 
 
@@ -131,21 +137,20 @@ class _Unbounded:
         return math.inf
 
 
-def _bench(checkpoint: Checkpoint, options: argparse.Namespace) -> Bench:
-    data = Data(source="pocket", domain=options.domain, n_search=options.utterances)
-    utterances = dataset.load(data, options.language, "search").utterances
+def bench_of(checkpoint: Checkpoint, language: str, utterances: Sequence[Utterance]) -> Bench:
+    """The model in fp32 on the CPU, and what it is going to translate, heard and encoded."""
     clips: list[Samples] = [one.audio.load() for one in utterances]
     model, processor = checkpoint.load_model("cpu", torch.float32), checkpoint.load_processor()
     return Bench(
         model=model,
         processor=processor,
-        prompt=translation(options.language),
-        max_new_tokens=120,
+        prompt=translation(language),
+        max_new_tokens=MAX_NEW_TOKENS,
         clips=clips,
         audio=encode(model, processor, clips),
         references=[one.translation for one in utterances],
         sources=[one.transcript for one in utterances],
-        language=options.language,
+        language=language,
         advance=lambda n: None,
     )
 
@@ -171,7 +176,7 @@ def _timed(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> _Foun
     bench.model.set_attn_implementation("sdpa" if mode in ("naive", "batched") else GROUPED)
     started = time.perf_counter()
     rounds, done_s = [], []
-    for one in search(n_layers, stage.n_remove, _PROTECTED, _scorer(mode, bench, stage, metric), _NoLog()):
+    for one in search(n_layers, stage.n_remove, PROTECTED, _scorer(mode, bench, stage, metric), NoLog()):
         rounds.append(one)
         done_s.append(time.perf_counter() - started)
     return _Found(tuple(rounds), tuple(done_s))

@@ -9,19 +9,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.search import MODES
-from compress.errors import KompaktError
-from compress.pocket import speech
 
 N_UTTERANCES = 4
-
-
-@pytest.fixture
-def synthesisers() -> None:
-    """What the search split is spoken with."""
-    try:
-        speech.check_installed()
-    except KompaktError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.slow
@@ -70,7 +59,7 @@ def test_mistakes_are_named_and_leave_no_row(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("mode", ["fast", "quick"])
+@pytest.mark.parametrize("mode", ["drafts", "quick"])
 def test_an_unknown_mode_is_refused_with_those_there_are(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["search", "--modes", mode])

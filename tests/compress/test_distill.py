@@ -143,7 +143,7 @@ def test_earlier_labels_serve_without_their_teacher(teacher: Checkpoint, tmp_pat
 def test_another_teachers_labels_are_refused(teacher: Checkpoint, tmp_path: Path) -> None:
     run(teacher, tmp_path, utterances(2))
     before = (tmp_path / LABELS_FILE).read_bytes()
-    other = replace(teacher, lineage={"name": "other"})
+    other = replace(teacher, name="other", lineage={"name": "other"})
     with pytest.raises(RecipeError, match=r"holds another teacher's labels \(teacher was '\w+', is '\w+'\)"):
         run(other, tmp_path, utterances(2))
     with pytest.raises(RecipeError, match="longest was 16, is 8"):

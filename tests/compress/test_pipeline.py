@@ -20,7 +20,7 @@ from compress.audio import SAMPLE_RATE
 from compress.card import CARD_FILE
 from compress.checkpoint import Checkpoint
 from compress.distill import LABELS_FILE
-from compress.errors import RecipeError
+from compress.errors import CheckpointError, RecipeError
 from compress.model import decoder_layers
 from compress.pipeline import BASELINE, SCORES_FILE, Result
 from compress.prune import EVALUATIONS_FILE
@@ -220,9 +220,10 @@ def test_a_stage_that_is_not_there_cannot_be_repeated(recipe: Path, tmp_path: Pa
     assert not (tmp_path / "work").exists()
 
 
-def test_a_search_that_is_not_there_is_refused_before_any_training(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="COMET is not connected"):
-        carry_out(recipe, tmp_path / "work", settings=["stages.prune-more.metric=COMET"])
+def test_a_search_that_cannot_be_made_is_refused_before_any_training(recipe: Path, tmp_path: Path) -> None:
+    settings = ["stages.prune-more.metric=COMET", "stages.prune-more.comet_model=missing.ckpt"]
+    with pytest.raises(CheckpointError, match=r"there is no COMET checkpoint missing\.ckpt"):
+        carry_out(recipe, tmp_path / "work", settings=settings)
     assert not (tmp_path / "work").exists()
 
 

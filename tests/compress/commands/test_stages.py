@@ -97,7 +97,10 @@ def test_distilling_ends_with_the_labels(run: Run, toy: Path, work: Path) -> Non
         (["run", "TOY", "--set", "seed"], "a place and a value are expected"),
         (["run", "TOY", "--set", "data.path=nowhere.csv"], r"no file nowhere\.csv"),
         (["run", "TOY", "--set", "model=nowhere", "--set", "stages=[]"], "no checkpoint directory at nowhere"),
-        (["run", "TOY", "--set", "stages.prune.metric=COMET"], "chrF, chrF.. or BLEU: COMET is not connected"),
+        (
+            ["run", "TOY", "--set", "stages.prune.metric=COMET", "--set", "stages.prune.comet_model=missing.ckpt"],
+            r"there is no COMET checkpoint missing\.ckpt",
+        ),
         (["run", "TOY", "--again", "shrink"], "no stage shrink in toy; its stages: finetune, prune, distill"),
         (["run", "TOY", "--work", "TOY"], "is a file"),
         (["prune", "TOY"], "Missing option '--model'"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -144,7 +145,7 @@ class Prompts:
     def _run(self, layer: Any, state: _State) -> _State:
         """Runs a layer over the common head and the rows behind it; its keys and values stay with its input."""
         keep = _Keep()
-        head_mask, body_mask, in_head, in_body = self._places(state)
+        head_mask, body_mask, in_head, in_body = self._places
         head = layer(state.head, attention_mask=head_mask, past_key_values=keep, position_embeddings=in_head)
         body = layer(state.body, attention_mask=body_mask, past_key_values=keep, position_embeddings=in_body)
         state.key_value = keep.key_value()
@@ -168,7 +169,7 @@ class Prompts:
         return last[:, 0], state.key_value
 
     def _key_value(self, attention: Any, norm: nn.Module, state: _State) -> KeyValue:
-        _, _, in_head, in_body = self._places(state)
+        _, _, in_head, in_body = self._places
         keep = _Keep()
         for hidden, (cos, sin) in ((state.head, in_head), (state.body, in_body)):
             normed, shape = norm(hidden), (*hidden.shape[:2], -1, attention.head_dim)
@@ -176,8 +177,10 @@ class Prompts:
             keep.update(apply_rotary_pos_emb(key, key, cos, sin)[1], value)
         return keep.key_value()
 
-    def _places(self, state: _State) -> tuple[Tensor, Tensor, Rotation, Rotation]:
-        """Masks and rotary embeddings of head and body."""
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor, Rotation, Rotation]:
+        """Masks and rotary embeddings of head and body, the same in front of every layer."""
+        state = self._bottom()
         n_head, width = state.head.shape[1], state.body.shape[1]
         slots = torch.arange(n_head + width, device=state.body.device)
         cos, sin = self._network.rotation(state.body, slots[None])

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.search import PROTECTED, NoLog, bench_of
+from benchmarks.search import PROTECTED, bench_of
 from compress import dataset
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
@@ -26,6 +26,7 @@ from compress.prompt import LANGUAGES
 from compress.recipe import Data, Prune
 from compress.search.bench import Bench
 from compress.search.greedy import search
+from compress.search.log import Forgetful
 from compress.search.scorers import scorer
 
 _MODES: Final = ("exact", "fast")
@@ -77,7 +78,7 @@ def _compared(bench: Bench, n_rounds: int, *, fast_first: bool) -> dict[str, Any
     for mode in reversed(_MODES) if fast_first else _MODES:
         stage = Prune(n_remove=n_rounds, mode=mode)
         started = time.perf_counter()
-        rounds = list(search(len(decoder_layers(bench.model)), n_rounds, PROTECTED, scorer(bench, stage), NoLog()))
+        rounds = list(search(len(decoder_layers(bench.model)), n_rounds, PROTECTED, scorer(bench, stage), Forgetful()))
         took_s[mode] = time.perf_counter() - started
         found[mode] = {"removed": [one.removed for one in rounds], "score": rounds[-1].chosen.score}
     return found | {"times_faster": round(took_s["exact"] / took_s["fast"], 2)}

@@ -47,7 +47,8 @@ from compress.model import decoder_layers
 from compress.prompt import LANGUAGES, translation
 from compress.recipe import Data, Prune
 from compress.search.bench import Bench, encode
-from compress.search.greedy import Evaluation, Round, Scorer, search
+from compress.search.greedy import Round, Scorer, search
+from compress.search.log import Forgetful
 from compress.search.metrics import CorpusMetric
 from compress.search.scorers import corpus_metric, one_by_one, race
 
@@ -107,19 +108,6 @@ class _Found:
     done_s: tuple[float, ...]
 
 
-class NoLog:
-    """Keeps nothing: every search starts anew."""
-
-    def known(self, removed: tuple[int, ...]) -> dict[int, Evaluation]:
-        """Nothing."""
-        del removed
-        return {}
-
-    def add(self, removed: tuple[int, ...], evaluation: Evaluation) -> None:
-        """Forgets it."""
-        del removed, evaluation
-
-
 @dataclass(frozen=True)
 class _Unbounded:
     """A metric that gives nobody up."""
@@ -176,7 +164,7 @@ def _timed(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> _Foun
     bench.model.set_attn_implementation("sdpa" if mode in ("naive", "batched") else GROUPED)
     started = time.perf_counter()
     rounds, done_s = [], []
-    for one in search(n_layers, stage.n_remove, PROTECTED, _scorer(mode, bench, stage, metric), NoLog()):
+    for one in search(n_layers, stage.n_remove, PROTECTED, _scorer(mode, bench, stage, metric), Forgetful()):
         rounds.append(one)
         done_s.append(time.perf_counter() - started)
     return _Found(tuple(rounds), tuple(done_s))

@@ -150,7 +150,7 @@ def choose(
     if stage.strategy == "block-influence":
         influence = scorers.influence(task.bench(lambda n: None))
         return Chosen(baselines.least_influence(influence, stage.n_remove, stage.protected))
-    n_open = n_layers - len({layer % n_layers for layer in stage.protected})
+    n_open = len(candidates(n_layers, stage.protected))
     n_candidates = sum(n_open - gone for gone in range(stage.n_remove))
     progress.update(bar, total=n_candidates * len(utterances))
     exact = stage.mode != "fast"  # what it gives up may win: no other search can go on from there

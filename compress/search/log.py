@@ -11,6 +11,19 @@ from compress.errors import RecipeError
 from compress.search.greedy import Evaluation
 
 
+class Forgetful:
+    """Keeps nothing, for searches that nobody kills; see `greedy.Log`."""
+
+    def known(self, removed: tuple[int, ...]) -> dict[int, Evaluation]:
+        """Nothing."""
+        del removed
+        return {}
+
+    def add(self, removed: tuple[int, ...], evaluation: Evaluation) -> None:
+        """Forgets it."""
+        del removed, evaluation
+
+
 class EvaluationLog:
     """A file of evaluations; see `greedy.Log`.
 

@@ -14,12 +14,12 @@ from compress.prompt import translation
 from compress.search import scorers
 from compress.search.bench import Bench
 from compress.search.greedy import Round, Scorer, is_beaten, search
+from compress.search.log import Forgetful
 from compress.search.metrics import Chrf, CorpusMetric
 from compress.search.network import Network
 from compress.search.race import Race
 from compress.search.single import OneByOne
 from tests.compress import babbler
-from tests.compress.search.forgetful import Forgetful
 
 LIMIT = 16  # tokens of a translation
 N_LAYERS = len(babbler.STRENGTHS)

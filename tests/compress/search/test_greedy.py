@@ -12,8 +12,7 @@ import pytest
 
 from compress.errors import RecipeError
 from compress.search.greedy import Evaluation, Round, best, candidates, is_beaten, search
-from compress.search.log import EvaluationLog
-from tests.compress.search.forgetful import Forgetful
+from compress.search.log import EvaluationLog, Forgetful
 
 Scores = Callable[[tuple[int, ...], int], float]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,17 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.search import PROTECTED, bench_of
+from benchmarks.search import bench_of, timed
 from compress import dataset
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
-from compress.model import decoder_layers
 from compress.prompt import LANGUAGES
 from compress.recipe import Data, Prune
 from compress.search.bench import Bench
-from compress.search.greedy import search
-from compress.search.log import Forgetful
-from compress.search.scorers import scorer
 
 _MODES: Final = ("exact", "fast")
 
@@ -76,11 +71,9 @@ def _compared(bench: Bench, n_rounds: int, *, fast_first: bool) -> dict[str, Any
     found: dict[str, Any] = {"language": bench.language}
     took_s = {}
     for mode in reversed(_MODES) if fast_first else _MODES:
-        stage = Prune(n_remove=n_rounds, mode=mode)
-        started = time.perf_counter()
-        rounds = list(search(len(decoder_layers(bench.model)), n_rounds, PROTECTED, scorer(bench, stage), Forgetful()))
-        took_s[mode] = time.perf_counter() - started
-        found[mode] = {"removed": [one.removed for one in rounds], "score": rounds[-1].chosen.score}
+        one = timed(mode, bench, Prune(n_remove=n_rounds))
+        took_s[mode] = one.done_s[-1]
+        found[mode] = {"removed": [each.removed for each in one.rounds], "score": one.rounds[-1].chosen.score}
     return found | {"times_faster": round(took_s["exact"] / took_s["fast"], 2)}
 
 

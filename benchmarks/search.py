@@ -55,8 +55,8 @@ from compress.search.scorers import corpus_metric, one_by_one, race
 MODES: Final = ("naive", "batched", "grouped", "shared", "kept", "exact", "fast")
 # Room for what is decoded together, and none for states of single candidates.
 _NOTHING_KEPT: Final = 0
-PROTECTED: Final = (0, -1)
-MAX_NEW_TOKENS: Final = 120
+_PROTECTED: Final = (0, -1)
+_MAX_NEW_TOKENS: Final = 120
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -83,11 +83,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data = Data(source="pocket", domain=options.domain, n_search=options.utterances)
     utterances = dataset.load(data, options.language, "search").utterances
     bench, stage = bench_of(checkpoint, options.language, utterances), Prune(n_remove=options.rounds)
-    metric = corpus_metric(stage, bench)
     found = {}
     for mode in options.modes:
         n_rounds = min(options.naive_rounds, options.rounds) if mode == "naive" else options.rounds
-        found[mode] = _timed(mode, bench, stage.model_copy(update={"n_remove": n_rounds}), metric)
+        found[mode] = timed(mode, bench, stage.model_copy(update={"n_remove": n_rounds}))
     _check_same(found)
     numbers = _numbers(found)
     _print(numbers, f"{checkpoint.name}, {options.language}, {options.utterances} utterances, {options.rounds} rounds")
@@ -101,7 +100,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What one search chose, and when each of its rounds was done, in seconds."""
 
     rounds: tuple[Round, ...]
@@ -133,7 +132,7 @@ def bench_of(checkpoint: Checkpoint, language: str, utterances: Sequence[Utteran
         model=model,
         processor=processor,
         prompt=translation(language),
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
         clips=clips,
         audio=encode(model, processor, clips),
         references=[one.translation for one in utterances],
@@ -143,7 +142,8 @@ def bench_of(checkpoint: Checkpoint, language: str, utterances: Sequence[Utteran
     )
 
 
-def _scorer(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> Scorer:
+def _scorer(mode: str, bench: Bench, stage: Prune) -> Scorer:
+    metric = corpus_metric(stage, bench)  # one of its own: it remembers what it has counted
     match mode:
         case "naive":
             return one_by_one(bench, stage.part, "naive", metric)
@@ -159,18 +159,19 @@ def _scorer(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> Scor
             return race(bench, metric)
 
 
-def _timed(mode: str, bench: Bench, stage: Prune, metric: CorpusMetric) -> _Found:
+def timed(mode: str, bench: Bench, stage: Prune) -> Found:
+    """One whole search, by one of `MODES`."""
     n_layers = len(decoder_layers(bench.model))
     bench.model.set_attn_implementation("sdpa" if mode in ("naive", "batched") else GROUPED)
     started = time.perf_counter()
     rounds, done_s = [], []
-    for one in search(n_layers, stage.n_remove, PROTECTED, _scorer(mode, bench, stage, metric), Forgetful()):
+    for one in search(n_layers, stage.n_remove, _PROTECTED, _scorer(mode, bench, stage), Forgetful()):
         rounds.append(one)
         done_s.append(time.perf_counter() - started)
-    return _Found(tuple(rounds), tuple(done_s))
+    return Found(tuple(rounds), tuple(done_s))
 
 
-def _check_same(found: dict[str, _Found]) -> None:
+def _check_same(found: dict[str, Found]) -> None:
     """Raises RecipeError where two exact searches disagree: then none of the times would mean anything."""
     exact = {mode: one for mode, one in found.items() if mode != "fast"}
     longest = max(exact.values(), key=lambda one: len(one.rounds), default=None)
@@ -184,7 +185,7 @@ def _check_same(found: dict[str, _Found]) -> None:
                 )
 
 
-def _numbers(found: dict[str, _Found]) -> dict[str, Any]:
+def _numbers(found: dict[str, Found]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for mode, one in found.items():
         evaluations = [each for round_ in one.rounds for each in round_.evaluations]
@@ -199,7 +200,7 @@ def _numbers(found: dict[str, _Found]) -> dict[str, Any]:
     return numbers
 
 
-def _ratio(slow: _Found, fast: _Found) -> float:
+def _ratio(slow: Found, fast: Found) -> float:
     """How many times faster, over the rounds that both have run."""
     n_rounds = min(len(slow.rounds), len(fast.rounds))
     return round(slow.done_s[n_rounds - 1] / fast.done_s[n_rounds - 1], 2)

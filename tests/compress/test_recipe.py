@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from compress import dataset, recipe
 from compress.checkpoint import POCKET
 from compress.errors import RecipeError
-from compress.recipe import Data, Distill, Export, Finetune, Mix, Optimisation, Prune, Qlora, Recipe
+from compress.recipe import Data, Recipe
 from compress.recipe_files import RECIPES
+from compress.recipe_stages import Distill, Export, Finetune, Mix, Optimisation, Prune, Qlora, Stage
 
 SHIPPED: Final = sorted(file.stem for file in RECIPES.glob("*.yaml"))
 INSTRUCT: Final = "Qwen/Qwen2-Audio-7B-Instruct"
@@ -311,7 +312,7 @@ def test_pocket_loses_the_same_share_of_its_layers() -> None:
 
 def test_pocket_searches_on_another_split_than_it_reports_and_mixes_another_domain_in() -> None:
     found = recipe.load("pocket-setup2-de")
-    assert found.data == Data(source="pocket", domain="talks", n_train=320, n_search=60, n_report=100)
+    assert found.data == Data(source="pocket", domain="talks", n_train=640, n_search=60, n_report=100)
     assert not found.data.paper_parity
     assert found.out_of_domain == Data(source="pocket", domain="daily", n_train=800)
 
@@ -482,7 +483,7 @@ def test_stages_that_do_not_fit_together_are_all_named_at_once() -> None:
 
 
 def test_a_stage_is_called_after_its_verb_unless_it_has_a_name() -> None:
-    assert [kind.model_fields["stage"].default for kind in get_args(get_args(recipe.Stage)[0])] == [
+    assert [kind.model_fields["stage"].default for kind in get_args(get_args(Stage)[0])] == [
         "finetune",
         "prune",
         "distill",

@@ -1,9 +1,9 @@
 """Speech to token ids: the encoder on the frames that hold audio, then batched greedy decoding.
 
 This is the one decoding loop of the product: `compress` drives it over whole data sets, `serve` token
-by token.  It differs from `model.generate` in three ways that cost nothing in quality: the encoder
-skips the padding up to 30 s, only the last position goes through `lm_head`, and finished rows leave
-the batch.
+by token.  It differs from `model.generate` in four ways that cost nothing in quality: the encoder
+skips the padding up to 30 s, only the last position goes through `lm_head`, finished rows leave
+the batch, and new ones may join it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from compress.audio import HOP_LENGTH, N_FRAMES, N_SAMPLES, SAMPLE_RATE, WINDOW_S, Samples
 from compress.errors import AudioTooLong
+from compress.key_values import KeyValues
 from compress.prompt import END_OF_TURN, Prompt
+from compress.reading import Reading, additive, likeliest, read, run_layers
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
@@ -90,8 +91,7 @@ def encode(model: Qwen2AudioForConditionalGeneration, mel: Mel) -> list[Tensor]:
     mask = None
     if min(lengths) != max(lengths):
         valid = torch.arange(hidden.shape[1])[None, :] < torch.tensor(lengths)[:, None]
-        mask = torch.zeros(valid.shape, dtype=hidden.dtype).masked_fill(~valid, torch.finfo(hidden.dtype).min)
-        mask = mask[:, None, None, :].expand(-1, 1, hidden.shape[1], -1).to(hidden.device)
+        mask = additive(valid, hidden.dtype)[:, None, None, :].expand(-1, 1, hidden.shape[1], -1).to(hidden.device)
     for layer in tower.layers:
         hidden = layer(hidden, mask)
     hidden = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
@@ -111,11 +111,28 @@ class Token:
     last: bool
 
 
-class Decoding:
-    """A batch of clips being translated together, one token a step.
+@dataclass
+class _Row:
+    """A row being decoded.
 
-    Rows are numbered as given; a row that ends or is dropped leaves the batch, and the others go on
-    cheaper.  Left-padded, so that greedy results equal those of batch 1 in fp32.
+    Attributes:
+        number: as the caller knows it.
+        n_left: how many tokens it may still have.
+        next: its latest token, which the decoder has not seen.
+        known: `next` was computed before the row joined, and has not been told.
+    """
+
+    number: int
+    n_left: int
+    next: int
+    known: bool = True
+
+
+class Decoding:
+    """Clips being translated together, one token a step.
+
+    Rows are numbered in the order in which they join.  New ones may join between any two steps; one that ends or is
+    dropped leaves, and the others go on cheaper.  Greedy results equal those of batch 1 in fp32.
     """
 
     def __init__(
@@ -126,7 +143,7 @@ class Decoding:
         prompts: Sequence[Prompt],
         max_new_tokens: int,
     ) -> None:
-        """Runs the prompts (prefill).
+        """Reads the prompts of the first rows, if any.
 
         Args:
             model: the translator.
@@ -136,67 +153,70 @@ class Decoding:
             max_new_tokens: a row ends after this many tokens at the latest.
         """
         self._model = model
+        self._ends = end_tokens(model, processor.tokenizer)
         self._max_new_tokens = max_new_tokens
-        tokenizer = processor.tokenizer
-        self._end = end_tokens(model, tokenizer)
-        self._rows = list(range(len(audio)))
-        self._n_tokens = 0
-        prompt_rows = [
-            _embed_prompt(model, tokenizer, clip, prompt) for clip, prompt in zip(audio, prompts, strict=True)
-        ]
-        width = max(len(row) for row in prompt_rows)
-        embeddings = prompt_rows[0].new_zeros(len(prompt_rows), width, prompt_rows[0].shape[-1])
-        self._mask = torch.zeros(len(prompt_rows), width, dtype=torch.long, device=embeddings.device)
-        for i, row in enumerate(prompt_rows):
-            embeddings[i, width - len(row) :] = row
-            self._mask[i, width - len(row) :] = 1
-        self._cache = DynamicCache(config=model.config.get_text_config())
-        self._next = self._forward(inputs_embeds=embeddings)
+        self._n_joined = 0
+        self._rows: list[_Row] = []
+        self._cache = KeyValues()
+        if audio:
+            self.join(read(model, processor, audio, prompts))
 
     @property
     def rows(self) -> list[int]:
         """The rows still being decoded."""
-        return list(self._rows)
-
-    def step(self) -> list[Token]:
-        """Emits the next token of every running row and computes the ones after."""
-        if not self._rows:
-            return []
-        self._n_tokens += 1
-        at_limit = self._n_tokens >= self._max_new_tokens
-        ids = [None if i in self._end else i for i in self._next.tolist()]
-        tokens = [Token(row, i, at_limit or i is None) for row, i in zip(self._rows, ids, strict=True)]
-        self.drop({token.row for token in tokens if token.last})
-        if self._rows:
-            self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-            self._next = self._forward(input_ids=self._next[:, None])
-        return tokens
-
-    def drop(self, rows: set[int]) -> None:
-        """Takes rows out of the batch, finished or not (a client that went away)."""
-        keep = [i for i, row in enumerate(self._rows) if row not in rows]
-        if len(keep) == len(self._rows):
-            return
-        self._rows = [self._rows[i] for i in keep]
-        if keep:
-            index = torch.tensor(keep, device=self._next.device)
-            self._cache.batch_select_indices(index)
-            self._mask = self._mask[index]
-            self._next = self._next[index]
+        return [row.number for row in self._rows]
 
     @torch.inference_mode()
-    def _forward(self, **inputs: Any) -> Tensor:
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
-        n_new = next(iter(inputs.values())).shape[1]
-        output = self._model.model.language_model(
-            **inputs,
-            attention_mask=self._mask,
-            position_ids=positions[:, -n_new:],
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        scores: Tensor = self._model.lm_head(output.last_hidden_state[:, -1])
-        return scores.argmax(-1)
+    def join(self, reading: Reading, max_new_tokens: int | None = None) -> list[int]:
+        """Adds rows.
+
+        Args:
+            reading: by the same model; it cannot join twice.
+            max_new_tokens: these rows' own limit; that of all holds as well.
+
+        Returns:
+            Their numbers.
+        """
+        limit = min(max_new_tokens or self._max_new_tokens, self._max_new_tokens)
+        rows = [_Row(self._n_joined + i, limit, token) for i, token in enumerate(reading.next)]
+        self._n_joined += len(rows)
+        self._rows += rows
+        self._cache.join(reading.key_values, reading.n_tokens)
+        return [row.number for row in rows]
+
+    @torch.inference_mode()
+    def step(self) -> list[Token]:
+        """One more token of every running row; but those that rows have joined with are told first, and alone."""
+        rows = [row for row in self._rows if row.known]
+        if not rows and self._rows:
+            rows = list(self._rows)
+            self._advance()
+        tokens = []
+        for row in rows:
+            row.known = False
+            row.n_left -= 1
+            ended = row.next in self._ends
+            tokens.append(Token(row.number, None if ended else row.next, ended or not row.n_left))
+        self.drop({token.row for token in tokens if token.last})
+        return tokens
+
+    @torch.inference_mode()
+    def drop(self, rows: set[int]) -> None:
+        """Takes rows out of the batch, finished or not (a client that went away)."""
+        for i in reversed(range(len(self._rows))):
+            if self._rows[i].number in rows:
+                self._cache.leave(i)
+                self._rows[i] = self._rows[-1]
+                self._rows.pop()
+
+    def _advance(self) -> None:
+        """Shows the decoder each row's latest token, and keeps what follows it."""
+        positions, visible = self._cache.extend()
+        tokens = torch.tensor([[row.next] for row in self._rows], device=positions.device)
+        hidden = self._model.get_input_embeddings()(tokens)
+        hidden = run_layers(self._model, hidden, positions, additive(visible, hidden.dtype)[:, None, None], self._cache)
+        for row, token in zip(self._rows, likeliest(self._model, hidden[:, 0]), strict=True):
+            row.next = token
 
 
 def end_tokens(model: Qwen2AudioForConditionalGeneration, tokenizer: Any) -> set[int]:
@@ -205,15 +225,3 @@ def end_tokens(model: Qwen2AudioForConditionalGeneration, tokenizer: Any) -> set
     others = declared if isinstance(declared, list) else [declared]
     ends = {tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id, *others}
     return {token for token in ends if token is not None}
-
-
-@torch.inference_mode()
-def _embed_prompt(model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audio: Tensor, prompt: Prompt) -> Tensor:
-    """Embeddings of one prompt with its audio in place, shape (tokens, hidden)."""
-    embed = model.get_input_embeddings()
-    projected = model.model.multi_modal_projector(audio)
-    before, after = (
-        embed(torch.tensor(tokenizer.encode(text, add_special_tokens=False), device=projected.device))
-        for text in (prompt.before, prompt.after)
-    )
-    return torch.cat([before, projected, after])

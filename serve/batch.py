@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
+from compress.audio import SAMPLE_RATE
 from compress.decoding import Decoding, encode, log_mel
-from compress.prompt import translation
+from compress.prompt import LANGUAGES, translation
+from compress.reading import Reading, read
 from serve.engine import Request, Result, Timings
 from serve.text_stream import TextStream
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+
+Event = str | Result | Exception  # pieces of text, then one of the others
 
 
 @dataclass(frozen=True)
@@ -23,90 +30,111 @@ class LoadedModel:
     model: Qwen2AudioForConditionalGeneration
     processor: Qwen2AudioProcessor
 
+    def read(self, request: Request) -> Reading:
+        """Encodes a clip and runs its prompt; any thread may, at any time."""
+        audio = encode(self.model, log_mel(self.processor, [request.samples]))
+        return read(self.model, self.processor, audio, [translation(request.to_language)])
+
 
 class Job:
     """A request in the engine and the way back to the one who waits for it.
 
-    `emit` is called from the engine's thread with pieces of text, then with a `Result` or an exception.
-    `cancelled` is set from any thread and read between two steps.
+    Attributes:
+        request: what is asked for.
+        events: what there is to tell, put there from the event loop.
+        cancelled: set from any thread, and looked at between two steps.
+        submitted: when it came, by `time.perf_counter`.
+        started: when it was first worked on.
     """
 
-    def __init__(self, request: Request, emit: Callable[[str | Result | Exception], None]) -> None:
+    def __init__(self, request: Request) -> None:
         self.request = request
-        self.emit = emit
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.cancelled = False
-        self.submitted = time.perf_counter()
+        self.submitted = self.started = time.perf_counter()
 
 
 class _Row:
     """A job on its way through a batch."""
 
-    def __init__(self, job: Job, text: TextStream, n_input_tokens: int, max_new_tokens: int, started: float) -> None:
+    def __init__(self, job: Job, text: TextStream, n_input_tokens: int) -> None:
         self.job = job
-        self.n_input_tokens = n_input_tokens
         self._text = text
+        self._n_input_tokens = n_input_tokens
         self._n_tokens = 0
-        self._max_new_tokens = max_new_tokens
-        self._started = started
         self._first_text: float | None = None
 
-    def push(self, token_id: int | None, last: bool) -> bool:
-        """Takes the row's next token, tells the caller, and says whether the row has ended."""
-        if token_id is not None:
-            self._n_tokens += 1
-            piece = self._text.push(token_id)
-            if piece:
-                self._first_text = self._first_text or time.perf_counter()
-                self.job.emit(piece)
-        ended = last or self._n_tokens >= self._max_new_tokens
-        if ended:
-            self.job.emit(self._result())
-        return ended
+    def push(self, token_id: int) -> str:
+        """Takes the row's next token; returns the text that is now complete, possibly empty."""
+        self._n_tokens += 1
+        piece = self._text.push(token_id)
+        if piece:
+            self._first_text = self._first_text or time.perf_counter()
+        return piece
 
-    def _result(self) -> Result:
-        submitted, first = self.job.submitted, self._first_text
+    def result(self) -> Result:
+        """What ends the row."""
+        job, first = self.job, self._first_text
         timings = Timings(
-            queue_wait_s=self._started - submitted,
-            first_text_s=None if first is None else first - submitted,
-            decode_s=time.perf_counter() - self._started,
+            queue_wait_s=job.started - job.submitted,
+            first_text_s=None if first is None else first - job.submitted,
+            decode_s=time.perf_counter() - job.started,
         )
-        return Result(self._text.text, self.n_input_tokens, self._n_tokens, timings)
+        return Result(self._text.text, self._n_input_tokens, self._n_tokens, timings)
 
 
 class Batch:
-    """Jobs that started together.  Rows leave as they end or are cancelled."""
+    """The jobs of one model that run.  Rows join between steps, and leave as they end or are cancelled."""
 
-    def __init__(self, loaded: LoadedModel, jobs: Sequence[Job], max_new_tokens: int) -> None:
-        """Encodes the audio and runs the prompts."""
-        started = time.perf_counter()
-        tokenizer = loaded.processor.tokenizer
-        audio = encode(loaded.model, log_mel(loaded.processor, [job.request.samples for job in jobs]))
-        prompts = [translation(job.request.to_language) for job in jobs]
+    def __init__(self, loaded: LoadedModel, max_new_tokens: int) -> None:
+        """An empty one.
+
+        Args:
+            loaded: the model.
+            max_new_tokens: a text is cut here at the latest.
+        """
+        self._tokenizer = loaded.processor.tokenizer
+        self._decoding = Decoding(loaded.model, loaded.processor, (), (), max_new_tokens)
         self._rows: dict[int, _Row] = {}
-        for i, (job, clip, prompt) in enumerate(zip(jobs, audio, prompts, strict=True)):
-            n_prompt = sum(
-                len(tokenizer.encode(part, add_special_tokens=False)) for part in (prompt.before, prompt.after)
-            )
-            limit = min(job.request.max_new_tokens or max_new_tokens, max_new_tokens)
-            self._rows[i] = _Row(job, TextStream(tokenizer), len(clip) + n_prompt, limit, started)
-        self._decoding = Decoding(loaded.model, loaded.processor, audio, prompts, max_new_tokens)
 
     @property
     def jobs(self) -> list[Job]:
         """Those whose rows are still being decoded."""
         return [row.job for row in self._rows.values()]
 
-    def step(self) -> None:
-        """Drops cancelled rows, then advances the others by one token."""
-        self._leave({i for i, row in self._rows.items() if row.job.cancelled})
-        tokens = self._decoding.step()
-        self._leave({token.row for token in tokens if self._rows[token.row].push(token.id, token.last)})
+    def join(self, job: Job, reading: Reading) -> None:
+        """Adds a job, whose first token the next step tells."""
+        (number,) = self._decoding.join(reading, job.request.max_new_tokens)
+        (n_input_tokens,) = reading.n_tokens
+        self._rows[number] = _Row(job, TextStream(self._tokenizer), n_input_tokens)
 
-    def abandon(self) -> None:
-        """Forgets all rows, after an error."""
-        self._rows.clear()
+    def step(self) -> list[tuple[Job, Event]]:
+        """Advances the rows by one token, see `Decoding.step`; returns what there is to tell."""
+        news: list[tuple[Job, Event]] = []
+        for token in self._decoding.step():
+            row = self._rows[token.row]
+            if token.id is not None and (piece := row.push(token.id)):
+                news.append((row.job, piece))
+            if token.last:
+                news.append((row.job, row.result()))
+                del self._rows[token.row]
+        return news
 
-    def _leave(self, rows: set[int]) -> None:
-        self._decoding.drop(rows)
-        for row in rows:
-            del self._rows[row]
+    def drop_cancelled(self) -> list[Job]:
+        """Takes out those whose callers have left, and returns them."""
+        gone = {number: row.job for number, row in self._rows.items() if row.job.cancelled}
+        self._decoding.drop(set(gone))
+        for number in gone:
+            del self._rows[number]
+        return list(gone.values())
+
+
+@torch.inference_mode()
+def warm_up(loaded: LoadedModel) -> None:
+    """First calls allocate and pick kernels; nobody should wait for that."""
+    batch = Batch(loaded, max_new_tokens=3)
+    for code in LANGUAGES:
+        job = Job(Request("", np.zeros(SAMPLE_RATE, np.float32), code))
+        batch.join(job, loaded.read(job.request))
+    while batch.jobs:
+        batch.step()

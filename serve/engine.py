@@ -32,9 +32,9 @@ class Timings:
     """Where an engine spent a request's time, in seconds.
 
     Attributes:
-        queue_wait_s: from submission to the start of its batch.
+        queue_wait_s: from submission to the start of work on it.
         first_text_s: from submission to the first piece of text; None if there was none.
-        decode_s: from the start of its batch to its last token, its share of a batch not divided.
+        decode_s: from the start of work on it to its last token; time that it shared with others is not divided.
     """
 
     queue_wait_s: float
@@ -54,12 +54,23 @@ class Result:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A loaded model: its name, its checkpoint's lineage, bytes of weights on disk, Unix time it was written."""
+    """A loaded model.
+
+    Attributes:
+        name: by which requests ask for it.
+        lineage: what its checkpoint says of itself.
+        n_bytes: of its weights on disk.
+        created: when they were written, in Unix time.
+        n_parameters: weights of the model, in whatever format they are stored; None if that cannot be told.
+        n_stored: elements in its files, an adapter's not counted; None if that cannot be told.
+    """
 
     name: str
     lineage: Mapping[str, Any]
     n_bytes: int
     created: int
+    n_parameters: int | None = None
+    n_stored: int | None = None
 
 
 class Translator(Protocol):

@@ -1,4 +1,4 @@
-"""The embedded engine: transformers models in this process, decoded in batches by one thread."""
+"""The embedded engine: transformers models in this process, decoded in batches that clips may join at any time."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ import asyncio
 import logging
 import os
 import threading
-from collections import deque
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Final, Literal
 
-import numpy as np
 import torch
 import transformers
 
 from compress.audio import N_SAMPLES, SAMPLE_RATE, WINDOW_S
 from compress.checkpoint import Checkpoint
 from compress.errors import AudioTooLong, CheckpointError
-from compress.prompt import LANGUAGES, language
-from serve.batch import Batch, Job, LoadedModel
+from compress.prompt import language
+from compress.weights.size import measure
+from serve.batch import Batch, Event, Job, LoadedModel, warm_up
 from serve.engine import ModelInfo, Request, Result
 from serve.errors import EngineFailed, SettingsError, UnknownModel
+from serve.schedule import Read, Schedule, Step
 
 logger = logging.getLogger(__name__)
 
-# While one batch decodes, what arrives meanwhile gathers and becomes the second; more would read all weights once
-# per clip instead of once per batch.
-_MAX_BATCHES: Final = 2
+# On a CPU, one reads what arrives while the other decodes, each on half of the cores: together they keep all cores
+# busy, and neither waits for the other's.  A GPU does one thing at a time.
+_CPU_WORKERS: Final = 2
 
 
 class TransformersEngine:
     """A `Translator` over `compress.decoding`.
 
-    One thread owns the models.  In each round it starts a batch of the waiting requests if there is room, then
-    advances every running batch by one token, so a new clip need not wait for the end of a long one.
+    Its threads work through a `Schedule`: they read clips that wait, and advance each model's batch, which the clips
+    join once they are read, by a token at a time.
     """
 
     def __init__(
@@ -46,6 +48,12 @@ class TransformersEngine:
     ) -> None:
         """Checks the checkpoints' names; `start` loads them.
 
+        Args:
+            checkpoints: what it serves.
+            device: where it computes.
+            max_batch: clips of one model that are decoded together.
+            max_new_tokens: a text is cut here at the latest.
+
         Raises:
             CheckpointError: two of them have the same name.
         """
@@ -53,22 +61,22 @@ class TransformersEngine:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise CheckpointError(f"several checkpoints are called {', '.join(twice)}; names must differ")
         self._checkpoints = dict(zip(names, checkpoints, strict=True))
+        self._models = tuple(_info(checkpoint) for checkpoint in checkpoints)
         self._device = device
-        self._max_batch = max_batch
         self._max_new_tokens = max_new_tokens
         self._loaded: dict[str, LoadedModel] = {}
-        self._waiting: deque[Job] = deque()
-        self._starting: list[Job] = []
-        self._batches: list[Batch] = []
-        self._changed = threading.Condition()  # guards `_waiting`, `_alive` and `_closing`
+        self._batches: dict[str, Batch] = {}
+        self._schedule = Schedule(names, max_batch)
+        self._changed = threading.Condition()  # guards `_schedule`, `_alive` and `_closing`
         self._alive = False
         self._closing = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """See `Translator`."""
-        return tuple(_info(checkpoint) for checkpoint in self._checkpoints.values())
+        return self._models
 
     @property
     def alive(self) -> bool:
@@ -78,7 +86,8 @@ class TransformersEngine:
     @property
     def n_running(self) -> int:
         """See `Translator`."""
-        return len(self._waiting) + len(self._starting) + sum(len(batch.jobs) for batch in self._batches)
+        with self._changed:
+            return len(self._schedule)
 
     async def start(self) -> None:
         """See `Translator`.
@@ -87,39 +96,38 @@ class TransformersEngine:
             CheckpointError: a checkpoint does not load.
             SettingsError: the device is not there.
         """
+        self._loop = asyncio.get_running_loop()
         started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="engine", daemon=True)
-        self._thread.start()
+        started.set_running_or_notify_cancel()  # who no longer waits for it must not break the thread that sets it
+        self._begin(self._load_and_work, started)
         await asyncio.wrap_future(started)
 
     async def translate(self, request: Request) -> AsyncGenerator[str | Result, None]:
         """See `Translator`."""
         self._check(request)
-        events: asyncio.Queue[str | Result | Exception] = asyncio.Queue()
-        job = Job(request, _post_to(asyncio.get_running_loop(), events))
+        job = Job(request)
         with self._changed:
             if not self._alive:
                 raise EngineFailed("the engine is not running")
-            self._waiting.append(job)
+            self._schedule.add(job)
             self._changed.notify()
         try:
             while True:
-                event = await events.get()
+                event = await job.events.get()
                 if isinstance(event, Exception):
                     raise event
                 yield event
                 if isinstance(event, Result):
                     return
         finally:
-            job.cancelled = True
+            self._cancel(job)
 
     async def close(self) -> None:
         """See `Translator`."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+        self._stop("the engine was stopped before the translation was complete")
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._batches, self._loaded = {}, {}
 
     def _check(self, request: Request) -> None:
         if request.model not in self._checkpoints:
@@ -129,114 +137,148 @@ class TransformersEngine:
             seconds = len(request.samples) / SAMPLE_RATE
             raise AudioTooLong(f"the audio is {seconds:.1f} s long; the limit is {WINDOW_S} s")
 
-    @torch.inference_mode()
-    def _run(self, started: Future[None]) -> None:
-        """The engine's thread: load, then rounds until `close`."""
+    def _cancel(self, job: Job) -> None:
+        """Its caller has left, or has all of it: if it has a place, the next step frees it."""
+        with self._changed:
+            job.cancelled = True
+            if self._schedule.is_waiting(job):
+                self._schedule.end(job)
+
+    # --- the threads ----------------------------------------------------------------------------------------------
+
+    def _begin(self, run: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=run, args=arguments, name=f"engine-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _load_and_work(self, started: Future[None]) -> None:
         try:
-            self._load()
+            n_workers = self._load()
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits for `start`
             started.set_exception(error)
             return
-        self._alive = True
+        with self._changed:
+            self._alive = not self._closing
+        for _ in range(n_workers - 1):
+            self._begin(self._work)
         started.set_result(None)
-        try:
-            while self._round():
-                pass
-        finally:
-            self._abandon()
+        self._work()
 
-    def _load(self) -> None:
+    def _work(self) -> None:
+        """Works until the engine is closed.  What escapes is no single request's fault, and ends the engine."""
+        try:
+            with torch.inference_mode():
+                while work := self._next():
+                    if isinstance(work, Read):
+                        self._read(work.job)
+                    else:
+                        self._step(work)
+        except BaseException:  # even SystemExit: nobody else would notice that this thread is gone
+            logger.exception("the engine has died")
+            self._stop("the engine has died; the server's log has the cause")
+
+    def _next(self) -> Read | Step | None:
+        """Waits for work; None once the engine is closed."""
+        with self._changed:
+            while not self._closing:
+                if work := self._schedule.next():
+                    self._changed.notify()  # there may be more for another thread
+                    return work
+                self._changed.wait()
+        return None
+
+    def _read(self, job: Job) -> None:
+        job.started = time.perf_counter()
+        try:
+            reading = self._loaded[job.request.model].read(job.request)
+        except torch.AcceleratorError:
+            raise  # a GPU that has failed once fails every time
+        except Exception:
+            logger.exception("a clip could not be read")
+            self._tell([(job, _failure())])
+            return
+        with self._changed:
+            self._schedule.has_read(job, reading)
+
+    def _step(self, step: Step) -> None:
+        batch = self._batches[step.model]
+        joining = [job for job, _ in step.joining]
+        gone: list[Job] = []
+        try:
+            for job, reading in step.joining:
+                batch.join(job, reading)
+            gone = batch.drop_cancelled()
+            if joining:
+                self._tell(batch.step())  # their first tokens
+            news = batch.step()
+        except torch.AcceleratorError:
+            raise
+        except Exception:
+            logger.exception("a batch of %d broke off", len(batch.jobs))
+            news = [(job, _failure()) for job in dict.fromkeys([*batch.jobs, *joining])]
+            self._batches[step.model] = Batch(self._loaded[step.model], self._max_new_tokens)
+        self._tell(news, gone)
+        with self._changed:
+            self._schedule.has_stepped(step.model)
+
+    def _tell(self, news: Sequence[tuple[Job, Event]], gone: Sequence[Job] = ()) -> None:
+        """Passes news on to the callers, once those jobs are taken out of the engine that they end."""
+        with self._changed:
+            for job in [*gone, *(job for job, event in news if not isinstance(event, str))]:
+                self._schedule.end(job)
+        if not news:
+            return
+        assert self._loop is not None, "jobs come from a running loop"
+        with suppress(RuntimeError):  # a command line that was interrupted has closed its loop and no longer listens
+            self._loop.call_soon_threadsafe(_deliver, news)
+
+    def _stop(self, message: str) -> None:
+        """No more work: the threads end after what they are doing, and all who wait are told at once."""
+        with self._changed:
+            self._alive = False
+            self._closing = True
+            jobs = self._schedule.clear()
+            self._changed.notify_all()
+        self._tell([(job, EngineFailed(message)) for job in jobs])
+
+    def _load(self) -> int:
+        """Loads and warms up all models; returns how many threads may work with them."""
         if self._device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("device cuda was asked for, but there is no CUDA device; use --device auto or cpu")
         transformers.utils.logging.disable_progress_bar()
         on_gpu = self._device != "cpu" and torch.cuda.is_available()
         # fp32 on the CPU: batched and single results are then equal, and older CPUs compute bf16 slowly.
         device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
+        n_cores = len(os.sched_getaffinity(0))
         if not on_gpu:
             # A step waits for its slowest thread: on 2 busy cores, 2 threads were seen 60 times slower than 1.
-            torch.set_num_threads(min(torch.get_num_threads(), max(1, (os.cpu_count() or 1) // 2)))
+            torch.set_num_threads(min(torch.get_num_threads(), max(1, n_cores // _CPU_WORKERS)))
         for name, checkpoint in self._checkpoints.items():
             try:
                 loaded = LoadedModel(checkpoint.load_model(device, dtype), checkpoint.load_processor())
             except Exception as error:
                 raise CheckpointError(f"{checkpoint.path} does not load: {error}") from error
+            warm_up(loaded)
             self._loaded[name] = loaded
-            self._warm_up(name)
-
-    def _warm_up(self, name: str) -> None:
-        """First calls allocate and pick kernels; nobody should wait for that."""
-        silence = np.zeros(SAMPLE_RATE, np.float32)
-        jobs = [Job(Request(name, silence, code), emit=lambda _: None) for code in LANGUAGES]
-        batch = Batch(self._loaded[name], jobs, max_new_tokens=2)
-        while batch.jobs:
-            batch.step()
-
-    def _round(self) -> bool:
-        """Starts what waits, advances what runs; False once the engine is closing."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._batches or self._closing)
-            if self._closing:
-                return False
-            self._starting = self._next_jobs()
-        if self._starting:
-            self._begin(self._starting)
-            self._starting = []
-        for batch in self._batches:
-            self._advance(batch)
-        self._batches = [batch for batch in self._batches if batch.jobs]
-        return True
-
-    def _next_jobs(self) -> list[Job]:
-        """Takes those that may start now: oldest first, of one model, no more than there is room for."""
-        waiting = [job for job in self._waiting if not job.cancelled]
-        room = self._max_batch - sum(len(batch.jobs) for batch in self._batches)
-        if len(self._batches) >= _MAX_BATCHES or not waiting:
-            room = 0
-        jobs = [job for job in waiting if job.request.model == waiting[0].request.model][: max(0, room)]
-        self._waiting = deque(job for job in waiting if job not in jobs)
-        return jobs
-
-    def _begin(self, jobs: list[Job]) -> None:
-        try:
-            self._batches.append(Batch(self._loaded[jobs[0].request.model], jobs, self._max_new_tokens))
-        except Exception:
-            logger.exception("a batch of %d did not start", len(jobs))
-            _fail(jobs)
-
-    def _advance(self, batch: Batch) -> None:
-        try:
-            batch.step()
-        except Exception:
-            logger.exception("a batch of %d broke off", len(batch.jobs))
-            _fail(batch.jobs)
-            batch.abandon()
-
-    def _abandon(self) -> None:
-        with self._changed:
-            self._alive = False
-            jobs = [*self._waiting, *self._starting, *(job for batch in self._batches for job in batch.jobs)]
-            self._waiting.clear()
-        self._batches = []
-        self._loaded = {}
-        for job in jobs:
-            job.emit(EngineFailed("the engine was stopped before the translation was complete"))
+            self._batches[name] = Batch(loaded, self._max_new_tokens)
+        return 1 if on_gpu else min(_CPU_WORKERS, n_cores)
 
 
-def _fail(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        job.emit(EngineFailed("the engine failed on this request; the server's log has the cause"))
+def _failure() -> EngineFailed:
+    return EngineFailed("the engine failed on this request; the server's log has the cause")
 
 
-def _post_to(
-    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[str | Result | Exception]
-) -> Callable[[str | Result | Exception], None]:
-    def post(event: str | Result | Exception) -> None:
-        if not loop.is_closed():  # a command line that was interrupted no longer listens
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-    return post
+def _deliver(news: Sequence[tuple[Job, Event]]) -> None:
+    for job, event in news:
+        job.events.put_nowait(event)
 
 
 def _info(checkpoint: Checkpoint) -> ModelInfo:
     written = max(file.stat().st_mtime for file in checkpoint.path.glob("*.safetensors"))
-    return ModelInfo(checkpoint.name, checkpoint.lineage, checkpoint.n_bytes, int(written))
+    counts: tuple[int | None, int | None]
+    try:
+        size = measure(checkpoint.path)
+        counts = (size.logical_parameters, size.stored_elements)
+    except CheckpointError:  # a format whose weights are not counted; whether they load is another question
+        counts = (None, None)
+    return ModelInfo(checkpoint.name, checkpoint.lineage, checkpoint.n_bytes, int(written), *counts)

@@ -15,6 +15,7 @@ from compress.audio import HOP_LENGTH, N_FRAMES, N_SAMPLES, SAMPLE_RATE, Samples
 from compress.decoding import Decoding, Token
 from compress.errors import AudioTooLong
 from compress.prompt import END_OF_TURN, Prompt, translation
+from compress.reading import read
 from tests.compress.conftest import sound
 
 # two audio tokens need seven mel frames: 70 ms, or 961 samples and more
@@ -207,6 +208,54 @@ def test_dropping_every_row_ends_the_batch(
     assert decoder.step() == []
 
 
+@pytest.mark.parametrize("between", [0, 1, 4])
+def test_rows_that_join_between_steps_decode_as_if_they_were_alone(
+    between: int, model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor
+) -> None:
+    audio = encode(model, processor, CLIPS)
+    wanted = generated(model, processor, CLIPS, PROMPTS)
+    decoder = Decoding(model, processor, (), (), MAX_NEW_TOKENS)
+    assert decoder.step() == []
+    found: list[list[int]] = [[] for _ in CLIPS]
+
+    def take(tokens: list[Token]) -> None:
+        for token in tokens:
+            if token.id is not None:
+                found[token.row].append(token.id)
+
+    for number, (clip, prompt) in enumerate(zip(audio, PROMPTS, strict=True)):
+        assert decoder.join(read(model, processor, [clip], [prompt])) == [number]
+        first = decoder.step()
+        assert [token.row for token in first] == [number], "the first token is known, the others' next are not"
+        take(first)
+        for _ in range(between):
+            take(decoder.step())
+    for number, late in enumerate(run(decoder, len(CLIPS))):
+        found[number] += late
+    assert found == wanted
+
+
+def test_rows_join_several_at_once_and_after_all_have_left(
+    model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor
+) -> None:
+    audio = encode(model, processor, CLIPS)
+    wanted = generated(model, processor, CLIPS, PROMPTS)
+    decoder = Decoding(model, processor, audio[:2], PROMPTS[:2], MAX_NEW_TOKENS)
+    assert run(decoder, 2) == wanted[:2]
+    assert decoder.join(read(model, processor, audio[2:], PROMPTS[2:])) == [2, 3]
+    assert run(decoder, 4)[2:] == wanted[2:]
+
+
+def test_a_row_may_have_a_lower_limit_of_its_own(
+    miniature: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor
+) -> None:
+    audio = encode(miniature, processor, CLIPS)
+    decoder = Decoding(miniature, processor, (), (), 6)
+    for clip, prompt, limit in zip(audio, PROMPTS, (3, None, 1, 99), strict=True):
+        decoder.join(read(miniature, processor, [clip], [prompt]), limit)
+    assert [len(row) for row in run(decoder, 4)] == [3, 6, 1, 6]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_no_row_is_longer_than_the_limit(
     limit: int, miniature: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor
@@ -228,8 +277,8 @@ def test_a_row_that_ends_says_so_and_leaves(
     end = processor.tokenizer.convert_tokens_to_ids(END_OF_TURN)
     decoder = Decoding(miniature, processor, encode(miniature, processor, CLIPS), PROMPTS, 5)
     # the only way to make a model without training end at a chosen moment
-    decoder._next = torch.where(torch.arange(4) == 1, end, decoder._next)
+    decoder._rows[1].next = end
     tokens = decoder.step()
     assert tokens[1] == Token(row=1, id=None, last=True)
-    assert decoder.rows == [0, 2, 3]
+    assert set(decoder.rows) == {0, 2, 3}
     assert {token.row for token in decoder.step()} == {0, 2, 3}

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compress.audio import N_SAMPLES, decode
+from compress.audio import N_SAMPLES, Samples, decode
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import AudioTooLong, CheckpointError, KompaktError, LanguageError
 from serve.engine import Request, Result, Translator
@@ -33,6 +33,11 @@ async def run(engine: Translator, request: Request) -> tuple[list[str], Result]:
             return pieces, piece
         pieces.append(piece)
     raise AssertionError("no result")
+
+
+async def rest(stream: AsyncGenerator[str | Result, None]) -> None:
+    async for _ in stream:
+        pass
 
 
 async def idle(engine: Translator) -> None:
@@ -101,15 +106,65 @@ def test_a_cancelled_task_frees_its_place_and_others_go_on(
     loop.run(scenario())
 
 
-def test_a_clip_need_not_wait_for_a_long_one(loop: asyncio.Runner, engine: Translator, clip: Path) -> None:
+def test_clips_that_come_while_others_run_get_the_text_they_get_alone(
+    loop: asyncio.Runner, engine: Translator, clips: list[Path]
+) -> None:
+    requests = [request(clip, code) for clip in clips for code in ("zh", "de")]
+
+    async def one_after_another() -> list[tuple[list[str], Result]]:
+        async def later(number: int) -> tuple[list[str], Result]:
+            await asyncio.sleep(0.05 * number)
+            return await run(engine, requests[number])
+
+        return await asyncio.gather(*map(later, range(len(requests))))
+
+    single = [loop.run(run(engine, each))[1].text for each in requests]
+    assert [result.text for _, result in loop.run(one_after_another())] == single
+
+
+@pytest.mark.parametrize("model", ["endless", "pocket"])
+def test_a_clip_need_not_wait_for_long_ones(model: str, loop: asyncio.Runner, engine: Translator, clip: Path) -> None:
+    """Neither in the batch of its own model, which it joins, nor beside another's."""
+
     async def scenario() -> None:
-        long = asyncio.create_task(run(engine, request(clip, model="endless", limit=None)))
-        await asyncio.sleep(0)  # it is submitted
-        assert engine.n_running == 1
-        await run(engine, request(clip, limit=2))
-        assert not long.done()
-        long.cancel()
+        long = []
+        for _ in range(3):
+            stream = engine.translate(request(clip, model="endless", limit=None))
+            await anext(stream)  # it runs before the next one comes
+            long.append(asyncio.ensure_future(rest(stream)))
+        await run(engine, request(clip, model=model, limit=2))
+        assert not any(task.done() for task in long)
+        for task in long:
+            task.cancel()
         await idle(engine)
+
+    loop.run(scenario())
+
+
+def test_the_line_at_one_model_holds_up_no_other(loop: asyncio.Runner, engine: Translator, clip: Path) -> None:
+    async def scenario() -> None:
+        line = [asyncio.create_task(run(engine, request(clip, model="endless", limit=None))) for _ in range(10)]
+        await asyncio.sleep(0)  # they are submitted
+        assert engine.n_running == 10
+        await run(engine, request(clip))
+        assert sum(task.done() for task in line) < 10
+        for task in line:
+            task.cancel()
+        await idle(engine)
+
+    loop.run(scenario())
+
+
+def test_who_waits_for_a_place_gets_the_next_one(loop: asyncio.Runner, engine: Translator, clip: Path) -> None:
+    async def scenario() -> None:
+        ended: list[int] = []
+
+        async def client(number: int) -> None:
+            await run(engine, request(clip, model="endless", limit=12))
+            ended.append(number)
+
+        await asyncio.gather(*map(client, range(9)))
+        assert ended.index(8) >= 5, "four places, and eight came before it"
 
     loop.run(scenario())
 
@@ -130,13 +185,65 @@ def test_refuses_what_it_cannot_serve(
     assert not engine.n_running
 
 
+def test_a_clip_that_cannot_be_read_disturbs_no_other(loop: asyncio.Runner, engine: Translator, clip: Path) -> None:
+    async def scenario() -> None:
+        other = asyncio.create_task(run(engine, request(clip, model="endless", limit=20)))
+        broken = np.zeros((2, 16_000), np.float32)  # not the shape that was promised
+        with pytest.raises(EngineFailed):
+            await run(engine, Request("endless", broken, "de"))
+        _, result = await other
+        assert result.n_output_tokens == 20
+
+    loop.run(scenario())
+
+
 def test_a_batch_that_breaks_off_is_told_and_the_next_one_runs(
     loop: asyncio.Runner, engine: Translator, clip: Path
 ) -> None:
-    broken = np.zeros((2, 16_000), np.float32)  # not the shape that was promised
-    with pytest.raises(EngineFailed):
-        loop.run(run(engine, Request("pocket", broken, "de")))
-    loop.run(run(engine, request(clip, limit=2)))
+    async def scenario() -> None:
+        stream = engine.translate(request(clip, model="endless", limit=None))
+        await anext(stream)
+        with pytest.raises(EngineFailed):
+            await run(engine, Request("endless", decode(clip), "de", "three"))  # type: ignore[arg-type]
+        with pytest.raises(EngineFailed):
+            await rest(stream)
+        assert engine.alive
+        assert not engine.n_running
+        await run(engine, request(clip, model="endless", limit=2))
+
+    loop.run(scenario())
+
+
+class Deadly:
+    """Samples that end the thread which looks at them, as nothing that a client can send should."""
+
+    def __len__(self) -> int:
+        return 16_000
+
+    def __array__(self, *_: object, **__: object) -> Samples:
+        raise SystemExit
+
+
+@pytest.mark.parametrize("max_batch", [1, 8], ids=["waiting", "running"])
+def test_death_is_told_to_all_at_once(max_batch: int, loop: asyncio.Runner, clip: Path, endless: Checkpoint) -> None:
+    engine = TransformersEngine([Checkpoint.open(POCKET), endless], device="cpu", max_batch=max_batch)
+
+    async def scenario() -> None:
+        await engine.start()
+        stream = engine.translate(request(clip, model="endless", limit=None))
+        await anext(stream)
+        others = [asyncio.create_task(run(engine, request(clip, model="endless", limit=None))) for _ in range(4)]
+        deadly = asyncio.create_task(run(engine, Request("pocket", Deadly(), "de")))  # type: ignore[arg-type]
+        failures = await asyncio.gather(*others, deadly, rest(stream), return_exceptions=True)
+        assert [type(failure) for failure in failures] == [EngineFailed] * 6
+        assert "has died" in str(failures[0])
+        assert not engine.alive
+        assert not engine.n_running
+        with pytest.raises(EngineFailed, match="not running"):
+            await run(engine, request(clip))
+        await engine.close()
+
+    loop.run(scenario())
 
 
 def test_close_ends_what_runs(loop: asyncio.Runner, clip: Path, endless: Checkpoint) -> None:
@@ -152,6 +259,21 @@ def test_close_ends_what_runs(loop: asyncio.Runner, clip: Path, endless: Checkpo
         assert not engine.alive
         with pytest.raises(EngineFailed):
             await run(engine, request(clip, model="endless"))
+
+    loop.run(scenario())
+
+
+def test_a_start_that_nobody_waits_for_can_be_closed(loop: asyncio.Runner) -> None:
+    engine = TransformersEngine([Checkpoint.open(POCKET)], device="cpu")
+
+    async def scenario() -> None:
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep(0)  # it begins
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await engine.close()
+        assert not engine.alive
 
     loop.run(scenario())
 

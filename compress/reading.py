@@ -1,0 +1,91 @@
+"""Prompts, with speech in them, on their way through the decoder: what every row of a `Decoding` begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compress.key_values import Kept, KeyValue, KeyValues
+from compress.prompt import Prompt
+
+if TYPE_CHECKING:
+    from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts that the decoder has read: what rows of a `Decoding` begin with.
+
+    Attributes:
+        key_values: by layer, right-padded, shape (rows, heads, slots, head_dim) each.
+        n_tokens: of each prompt, audio included.
+        next: the token that follows each prompt.
+    """
+
+    key_values: list[KeyValue]
+    n_tokens: list[int]
+    next: list[int]
+
+
+@torch.inference_mode()
+def read(
+    model: Qwen2AudioForConditionalGeneration,
+    processor: Qwen2AudioProcessor,
+    audio: Sequence[Tensor],
+    prompts: Sequence[Prompt],
+) -> Reading:
+    """Runs prompts (prefill).  Changes nothing, so any thread may do it while another decodes.
+
+    Args:
+        model: the translator.
+        processor: its processor; only the tokenizer is used.
+        audio: encoder output per clip, shape (n_audio_tokens, d_model), see `encode`.
+        prompts: one per clip.
+    """
+    rows = [_embed_prompt(model, processor.tokenizer, *pair) for pair in zip(audio, prompts, strict=True)]
+    n_tokens = [len(row) for row in rows]
+    hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    slots = torch.arange(hidden.shape[1], device=hidden.device)
+    kept = Kept()
+    # padding is behind the tokens, so the causal mask hides it
+    hidden = run_layers(model, hidden, slots[None], additive(slots <= slots[:, None], hidden.dtype)[None, None], kept)
+    last = hidden[torch.arange(len(rows)), torch.tensor(n_tokens) - 1]
+    return Reading(kept.layers, n_tokens, likeliest(model, last))
+
+
+def run_layers(
+    model: Qwen2AudioForConditionalGeneration, hidden: Tensor, positions: Tensor, mask: Tensor, cache: KeyValues | Kept
+) -> Tensor:
+    """All decoder layers; without the model around them, masks and rotary embeddings are made here, and once."""
+    decoder = model.model.language_model
+    rotation = decoder.rotary_emb(hidden, positions)
+    for layer in decoder.layers:
+        hidden = layer(hidden, attention_mask=mask, past_key_values=cache, position_embeddings=rotation)
+    return hidden
+
+
+def likeliest(model: Qwen2AudioForConditionalGeneration, hidden: Tensor) -> list[int]:
+    """The likeliest next tokens behind what leaves the top layer, shape (rows, hidden)."""
+    found: list[int] = model.lm_head(model.model.language_model.norm(hidden)).argmax(-1).tolist()
+    return found
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mask to add to attention scores."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+@torch.inference_mode()
+def _embed_prompt(model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audio: Tensor, prompt: Prompt) -> Tensor:
+    """Embeddings of one prompt with its audio in place, shape (tokens, hidden)."""
+    embed = model.get_input_embeddings()
+    projected = model.model.multi_modal_projector(audio)
+    before, after = (
+        embed(torch.tensor(tokenizer.encode(text, add_special_tokens=False), device=projected.device))
+        for text in (prompt.before, prompt.after)
+    )
+    return torch.cat([before, projected, after])

@@ -17,21 +17,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-from sacrebleu.significance import _compute_p_value, estimate_ci
-
+from compress.comet_scores import SEED
 from compress.errors import CheckpointError, RecipeError
-from compress.recipe import COMET_MODEL, Split
-from compress.score import BOOTSTRAP_SAMPLES, Comparison, Score, refuse_unequal
+from compress.recipe_stages import COMET_MODEL
+from compress.score import BOOTSTRAP_SAMPLES, refuse_unequal
 
 ENVIRONMENT: Final = Path(__file__).parents[1] / ".venv-comet"  # where `make comet` puts it
 
-_SEED: Final = 12345  # sacreBLEU's
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _EXCEPTION: Final = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
 _UNKNOWN_CLASS: Final = re.compile(r"GLOBAL (\S+) was not an allowed global")
 _PROGRAM: Final = ("python", "comet-score")
+# as COMET itself does it, with its own version of the hub's client: what that finds, COMET finds
+_DOWNLOAD: Final = """
+import sys
+from huggingface_hub import snapshot_download
+try:
+    snapshot_download(sys.argv[1])
+except Exception:
+    sys.exit(1)
+"""
 
 
 def score(
@@ -91,59 +96,33 @@ def score(
 
 
 def check(model: str | Path = COMET_MODEL, environment: Path = ENVIRONMENT) -> None:
-    """Finds out whether `score` has a chance, without loading anything.
+    """Finds out whether `score` has a chance, without loading anything; downloads a model that is on the hub.
 
     Raises:
         RecipeError: no COMET in `environment`.
         CheckpointError: no such model.
     """
-    find_model(model)
+    name = find_model(model)
     _require(environment)
+    if name.endswith(".ckpt") or "/" not in name:  # a name of COMET's first years is found elsewhere
+        return
+    parts = [str(environment / "bin" / "python"), "-I", "-c", _DOWNLOAD, name]
+    if subprocess.run(parts, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise CheckpointError(_cannot_get(name))
 
 
-def corpus_score(values: Sequence[float], signature: str, language: str, split: Split, *, group: str = "") -> Score:
-    """The mean of one system's sentence scores, with the same kind of interval as sacreBLEU's.
+def refuse_untranscribed(sources: Sequence[str], named: str) -> None:
+    """Refuses utterances of which nobody knows what is said, since COMET compares with that, too.
 
-    Raises:
-        RecipeError: no sentences.
-    """
-    refuse_unequal(scores=len(values))
-    mean, half_width = estimate_ci(_resampled_means(values))
-    return Score(
-        metric="COMET",
-        value=float(np.mean(values)),
-        low=float(mean - half_width),
-        high=float(mean + half_width),
-        n=len(values),
-        signature=signature,
-        split=split,
-        language=language,
-        group=group,
-    )
-
-
-def compare(
-    values: Sequence[float], baseline: Sequence[float], signature: str, language: str, split: Split
-) -> Comparison:
-    """Paired bootstrap test on sentence scores, in the steps of sacreBLEU's test.
+    Args:
+        sources: English sentences, empty where unknown.
+        named: how messages call them.
 
     Raises:
-        RecipeError: no sentences, or not two scores for each.
+        RecipeError: saying how many.
     """
-    refuse_unequal(scores=len(values), baseline=len(baseline))
-    after, before = float(np.mean(values)), float(np.mean(baseline))
-    differences = np.abs(_resampled_means(values) - _resampled_means(baseline))
-    p_value = _compute_p_value(differences - differences.mean(), abs(after - before))
-    return Comparison(
-        metric="COMET",
-        value=after,
-        baseline=before,
-        p_value=1.0 if list(values) == list(baseline) else float(p_value),
-        n=len(values),
-        signature=signature,
-        split=split,
-        language=language,
-    )
+    if n_empty := sum(not source.strip() for source in sources):
+        raise RecipeError(f"COMET needs English transcripts: {n_empty} of {len(sources)} {named} have none")
 
 
 def signature_of(model: str | Path = COMET_MODEL, environment: Path = ENVIRONMENT) -> str:
@@ -161,7 +140,7 @@ def signature_of(model: str | Path = COMET_MODEL, environment: Path = ENVIRONMEN
     site = [str(path) for path in environment.glob("lib/python*/site-packages")]
     versions = [one.version for one in metadata.distributions(name="unbabel-comet", path=site)]
     version = versions[0] if versions else "unknown"
-    return f"nrefs:1|bs:{BOOTSTRAP_SAMPLES}|seed:{_SEED}|model:{name}|precision:fp16|version:{version}"
+    return f"nrefs:1|bs:{BOOTSTRAP_SAMPLES}|seed:{SEED}|model:{name}|precision:fp16|version:{version}"
 
 
 def find_model(model: str | Path) -> str:
@@ -170,7 +149,7 @@ def find_model(model: str | Path) -> str:
     Raises:
         CheckpointError: a directory, a checkpoint that is not there or not whole, or no name at all.
     """
-    path = Path(model)
+    path = Path(model).expanduser()
     if path.is_dir():
         inside = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")])
         hint = f": did you mean {inside[0]}?" if inside else ""
@@ -247,13 +226,17 @@ def explain(model: str, status: int, stderr: str) -> str:
             "code.  If you trust it, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
         )
     if "not supported by COMET" in stderr:
-        return (
-            f"COMET could not get {model}: there is no such model on the hub, it asks for a login, or there is no "
-            "network.  The path of a downloaded .ckpt file works too"
-        )
+        return _cannot_get(model)
     exceptions = _EXCEPTION.findall(stderr)
     lines = exceptions or stderr.strip().splitlines() or ["it said nothing"]
     return f"COMET failed with {model} (exit status {status}): {lines[-1].strip()[:300]}"
+
+
+def _cannot_get(model: str) -> str:
+    return (
+        f"COMET could not get {model}: there is no such model on the hub, it asks for a login, or there is no "
+        "network.  The path of a downloaded .ckpt file works too"
+    )
 
 
 def _require(environment: Path) -> None:
@@ -267,10 +250,3 @@ def _write(path: Path, texts: Sequence[str]) -> Path:
     """One text a line, as the program reads them: a line break within a text would move all that follow it."""
     path.write_text("".join(re.sub(r"[\r\n]+", " ", text) + "\n" for text in texts), encoding="utf-8")
     return path
-
-
-def _resampled_means(values: Sequence[float]) -> NDArray[np.float64]:
-    """Means of the bootstrap's resamples, shape (samples,); two systems of one size get the same sentences."""
-    chosen = np.random.default_rng(_SEED).choice(len(values), size=(BOOTSTRAP_SAMPLES, len(values)), replace=True)
-    means: NDArray[np.float64] = np.asarray(values, np.float64)[chosen].mean(axis=1)
-    return means

@@ -1,26 +1,28 @@
 """What a recipe is going to need, before anything starts: data, memory and disk of every stage.
 
-Sizes of checkpoints are those of `size`: exact but for a few bytes of 4-bit states, whose scales are taken to be
-quantised, too.  Memory is weights, gradients and optimiser states, to which activations come on top, a few gigabytes
-for the 7B at batch 4 with gradient checkpointing.  Encoded audio is not counted: how long clips are, nobody knows yet.
+Sizes of checkpoints are those of `weights.size`: exact but for a few bytes of 4-bit states, whose scales are taken to
+be quantised, too.  Memory is weights, gradients and optimiser states, to which activations come on top, a few gigabytes
+for the 7B at batch 4 with gradient checkpointing.  Encoded audio is a guess, see `audio_plan`.  Data sets and COMET's
+models, which may be downloaded too, are not counted.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from compress import adapter, quantise
-from compress.architectures import QWEN2_AUDIO_7B, Architecture
+from compress import hub
+from compress.audio_plan import audio_bytes
 from compress.checkpoint import POCKET
-from compress.errors import RecipeError
-from compress.quantise import Modules
-from compress.recipe import Distill, Export, Finetune, Mix, Optimisation, Prune, Qlora, Recipe, Stage
-from compress.size import Layout, plan_size, planned_entries
+from compress.recipe import Recipe
+from compress.recipe_stages import Distill, Export, Finetune, Mix, Optimisation, Prune, Qlora, Stage
+from compress.weights import adapter, quantise
+from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
+from compress.weights.quantise import Modules
+from compress.weights.size import Layout, plan_size, planned_entries
 
 # Bytes of a trained weight in memory: itself, its gradient, AdamW's two moments.
 _TRAINED_BYTES: Final = {"fp32": 16, "fp32-only": 16, "bf16": 8}
@@ -51,31 +53,46 @@ class Need:
     work_bytes: int
 
 
-def plan(recipe: Recipe) -> list[Need]:
-    """Every stage's needs; a model that is not here yet is taken for Qwen2-Audio-7B."""
-    return list(_needs(recipe, _Form(_architecture(recipe.model))))
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe is going to need.
+
+    Attributes:
+        recipe: its name.
+        model: where it starts.
+        needs: of every stage.
+        audio_bytes: about what encoded audio takes, which all recipes of a work directory share.
+        download_bytes: the model, where it comes from the hub; 0 where it is here.
+    """
+
+    recipe: str
+    model: str
+    needs: tuple[Need, ...]
+    audio_bytes: int
+    download_bytes: int
+
+    @property
+    def work_bytes(self) -> int:
+        """What all results and the largest states take."""
+        states = max((need.work_bytes for need in self.needs), default=0)
+        return sum(need.result_bytes for need in self.needs) + states
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the stage that needs most, without activations."""
+        return max((need.memory_bytes for need in self.needs), default=0)
 
 
-def check_disk(needs: list[Need], work: Path) -> int:
-    """Bytes that the whole run takes on disk.
-
-    Args:
-        needs: of all stages.
-        work: the run's own directory; what is in it already is there.
+def plan(recipe: Recipe) -> Plan:
+    """A recipe's needs; a model that is not here yet is taken for Qwen2-Audio-7B.
 
     Raises:
-        RecipeError: the disk of `work` cannot hold the rest.
+        RecipeError: a manifest that cannot be read.
     """
-    needed = sum(need.result_bytes for need in needs) + max((need.work_bytes for need in needs), default=0)
-    there = work.expanduser().absolute()
-    held = sum(file.stat().st_size for file in there.rglob("*") if file.is_file())
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if needed > held + free:
-        done = f", of which {held / 1e9:.1f} GB are there" if held else ""
-        raise RecipeError(f"{work} needs {needed / 1e9:.1f} GB{done}, and its disk has {free / 1e9:.1f} GB left")
-    return needed
+    whole = _Form(_architecture(recipe.model))
+    download = plan_size(whole.architecture, Layout.BF16).tensor_bytes if hub.is_on_hub(recipe.model) else 0
+    audio = audio_bytes(recipe, whole.architecture.tower_width)
+    return Plan(recipe.name, recipe.model, tuple(_needs(recipe, whole)), audio, download)
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,7 @@ def _needs(recipe: Recipe, whole: _Form) -> Iterator[Need]:
                 memory, work = _training(before, stage.optimisation)
             case Prune(recovery=Optimisation() as recovery):
                 memory, work = _training(before, recovery)
-                work += 2 * stage.n_remove * result  # each round's model, pruned and recovered
+                work += 2 * _after(stage.model_copy(update={"n_remove": 1}), before).stored(width=2)  # see `recovery`
             case Distill():
                 result, memory = 0, 4 * forms[stage.teacher].parameters
             case Qlora():

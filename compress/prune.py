@@ -5,40 +5,35 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from rich.progress import Progress
 
-from compress import export, model, storage
-from compress.architectures import Architecture
+from compress import export, model
 from compress.checkpoint import Checkpoint
-from compress.collate import prompt_of
 from compress.dataset import Utterance
 from compress.errors import RecipeError
-from compress.recipe import Prune, Recipe
+from compress.recipe import Recipe
+from compress.recipe_stages import Prune
+from compress.recovery import Recovery, Steps, clear, discard, renumbered, where
 from compress.search import baselines, figure, scorers, workers
+from compress.search.bench import Exam
 from compress.search.greedy import Round, candidates, search
 from compress.search.log import EvaluationLog
 from compress.search.scorers import metric_of
 from compress.search.workers import Task
 from compress.translate import fingerprint
+from compress.weights import storage
+from compress.weights.architectures import Architecture
 
 ROUNDS_FILE: Final = "rounds.json"
 FIGURE_FILE: Final = "rounds.svg"
 EVALUATIONS_FILE: Final = "evaluations.jsonl"
 
 _LINEAGE_KEY: Final = {"decoder": "layers", "tower": "tower_layers"}
-
-
-class Recover(Protocol):
-    """Fine-tunes a checkpoint that has just lost a layer (section 4.4)."""
-
-    def __call__(self, source: Checkpoint, out: Path, work: Path) -> Checkpoint:
-        """Makes `out`; a killed run goes on from what is in `work`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ def run(
     out: Path,
     work: Path,
     progress: Progress,
-    recover: Recover | None = None,
+    recovery: Recovery | None = None,
 ) -> Checkpoint:
     """Writes a checkpoint without the layers that are chosen, stored as the source is.
 
@@ -88,7 +83,7 @@ def run(
         out: the checkpoint to make; one already there is replaced only when the new one is whole.
         work: this stage's own directory.
         progress: shows candidates' utterances done and time left.
-        recover: fine-tunes after each removal, for a stage with `recovery`.
+        recovery: fine-tuning after each removal, for a stage that asks for it.
 
     Raises:
         RecipeError: the source has no plain weights, fewer candidates than removals, or another search in `work`, or
@@ -96,28 +91,31 @@ def run(
         CheckpointError: `out` holds something else, or what was written does not work.
     """
     check(stage)
-    if stage.recovery is not None and recover is None:
+    if stage.recovery is not None and recovery is None:
         raise RecipeError(f"{stage.name} asks for recovery: it needs training data")
     if source.quantisation is not None or source.adapter is not None:
         raise RecipeError(f"{source.name} is quantised or has an adapter: pruning needs plain weights")
     settings = stage.model_dump(mode="json")
     made_from = storage.digest(settings, fingerprint(recipe, utterances), source.identity)
     if storage.is_made(out, made_from):
+        clear(work)
         return Checkpoint.open(out)
     temporary = storage.begin(out)
-    if stage.recovery is None or recover is None:
+    if stage.recovery is None or recovery is None:
         chosen = choose(stage, recipe, utterances, source, work, progress)
         _write(source, stage.part, chosen.layers, temporary)
     else:
-        chosen = _with_recovery(stage, recipe, utterances, source, temporary, work, progress, recover)
+        chosen = _with_recovery(stage, recipe, utterances, source, temporary, work, progress, recovery)
     rounds = [asdict(one) for one in chosen.rounds]
     (temporary / ROUNDS_FILE).write_text(json.dumps(rounds, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if chosen.rounds:
         figure.draw(chosen.rounds, metric_of(stage, recipe.language), temporary / FIGURE_FILE)
-    trial = export.try_out(Checkpoint.open(temporary), utterances[0].audio.load(), prompt_of(recipe))
+    trial = export.try_out(Checkpoint.open(temporary), utterances[0].audio.load(), recipe.wording)
     facts = _facts(stage, recipe, source, chosen) | {"trial": trial, "made_from": made_from}
     storage.write_lineage(temporary, source.descend(out.name, settings, **facts))
-    return storage.finish(temporary, out)
+    made = storage.finish(temporary, out)
+    clear(work)
+    return made
 
 
 def choose(
@@ -137,16 +135,8 @@ def choose(
     if stage.strategy == "middle":
         return Chosen(baselines.middle(n_layers, stage.n_remove))
     bar = progress.add_task(stage.name, total=None)
-    task = Task(
-        checkpoint=source.path,
-        stage=stage,
-        prompt=prompt_of(recipe),
-        max_new_tokens=recipe.max_new_tokens,
-        clips=[utterance.audio.load() for utterance in utterances],
-        references=[utterance.translation for utterance in utterances],
-        sources=[utterance.transcript for utterance in utterances],
-        language=recipe.language,
-    )
+    exam = Exam.of(utterances, recipe.language, recipe.wording, recipe.max_new_tokens)
+    task = Task(source.path, stage, exam)
     if stage.strategy == "block-influence":
         influence = scorers.influence(task.bench(lambda n: None))
         return Chosen(baselines.least_influence(influence, stage.n_remove, stage.protected))
@@ -178,46 +168,53 @@ def _with_recovery(
     directory: Path,
     work: Path,
     progress: Progress,
-    recover: Recover,
+    recovery: Recovery,
 ) -> Chosen:
     """One layer at a time, each removal followed by fine-tuning; the last recovered model is the result."""
     n_layers = _n_layers(source, stage.part)
     n_open = len(candidates(n_layers, stage.protected))
     if stage.n_remove > n_open:  # the search would notice in the last rounds
         raise RecipeError(f"cannot remove {stage.n_remove} layers: {n_open} of {n_layers} are candidates")
-    left = list(range(n_layers))
+    settings = stage.model_dump(mode="json", exclude={"n_remove", "workers"})
+    of = storage.digest(settings, fingerprint(recipe, utterances), source.identity, recovery.of)
+    steps = Steps.begun(work, of, stage.n_remove)
+    n_done = len(steps.rounds)
     current = source
     removed: list[int] = []
-    rounds: list[Round] = []
+    left = list(range(n_layers))
     for number in range(1, stage.n_remove + 1):
-        place = work / f"{number:02d}"
-        protected = _where(stage.protected, left, n_layers)
-        once = stage.model_copy(update={"n_remove": 1, "recovery": None, "protected": protected})
-        chosen = choose(once, recipe, utterances, current, place, progress)
-        pruned = place / "pruned"
-        if not pruned.is_dir():
-            temporary = storage.begin(pruned)
-            _write(current, stage.part, chosen.layers, temporary)
-            facts = _facts(once, recipe, current, chosen)
-            storage.write_lineage(temporary, current.descend("pruned", once.model_dump(mode="json"), **facts))
-            storage.finish(temporary, pruned)
-        current = recover(Checkpoint.open(pruned), place / "recovered", place / "recovery")
-        rounds += [_renumbered(one, removed, left) for one in chosen.rounds]
-        removed.append(left.pop(chosen.layers[0]))
+        pruned, recovered = steps.pruned(number), steps.recovered(number)
+        if number > n_done:
+            once = stage.model_copy(
+                update={"n_remove": 1, "recovery": None, "protected": where(stage.protected, left, n_layers)}
+            )
+            if not (pruned.parent / EVALUATIONS_FILE).is_file():  # what is there has come of another search
+                discard(pruned)
+                discard(recovered)
+            chosen = choose(once, recipe, utterances, current, pruned.parent, progress)
+            if not pruned.is_dir():
+                _cut(once, recipe, current, chosen, pruned)
+            steps.add(renumbered(chosen.rounds[0], removed, left))
+        if number >= n_done and pruned.is_dir():
+            discard(steps.recovered(number - 1))
+            current = recovery.tune(Checkpoint.open(pruned), recovered, pruned.with_name("recovery"))
+            discard(pruned)
+        elif number == n_done:
+            current = Checkpoint.open(recovered)
+        removed.append(steps.rounds[number - 1].removed)
+        left.remove(removed[-1])
         progress.console.print(f"{number} of {stage.n_remove} removed and recovered: layer {removed[-1]} of the whole")
     shutil.copytree(current.path, directory, dirs_exist_ok=True)
-    return Chosen(tuple(removed), tuple(rounds))
+    return Chosen(tuple(removed), tuple(steps.rounds))
 
 
-def _where(protected: Sequence[int], left: Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """Where protected layers of the whole model are among those left; what is no layer stays, to be refused."""
-    return tuple(left.index(layer % n_layers) if -n_layers <= layer < n_layers else layer for layer in protected)
-
-
-def _renumbered(found: Round, removed: Sequence[int], left: Sequence[int]) -> Round:
-    """A first round on a model that has lost layers, as a later round on the whole one."""
-    evaluations = [replace(one, layer=left[one.layer]) for one in found.evaluations]
-    return Round(tuple(removed), tuple(evaluations), left[found.removed])
+def _cut(stage: Prune, recipe: Recipe, source: Checkpoint, chosen: Chosen, out: Path) -> None:
+    """A checkpoint on the way."""
+    temporary = storage.begin(out)
+    _write(source, stage.part, chosen.layers, temporary)
+    facts = _facts(stage, recipe, source, chosen)
+    storage.write_lineage(temporary, source.descend(out.name, stage.model_dump(mode="json"), **facts))
+    storage.finish(temporary, out)
 
 
 def _write(source: Checkpoint, part: str, layers: Sequence[int], directory: Path) -> None:

@@ -15,7 +15,8 @@ from sacrebleu.significance import PairedTest, Result, _bootstrap_resample
 
 from compress import prompt
 from compress.errors import RecipeError
-from compress.recipe import Metric, Split
+from compress.recipe import Split
+from compress.recipe_stages import Metric
 
 TextMetric = Literal["BLEU", "chrF", "chrF++"]
 

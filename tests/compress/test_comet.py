@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from compress import comet
-from compress.comet import ENVIRONMENT, command, explain, find_model, read_scores
+from compress.comet import command, explain, find_model, read_scores
 from compress.errors import CheckpointError, RecipeError
-from compress.recipe import COMET_MODEL
+from compress.recipe_stages import COMET_MODEL
 from compress.search.metrics import Comet
+from tests.compress import comet_small, comet_stand_in
+from tests.compress.comet_small import installed
 
 SOURCES = [
     "Where is the nearest station?",
@@ -83,6 +82,13 @@ def test_a_missing_environment_says_how_to_make_it(tmp_path: Path) -> None:
         comet.signature_of(environment=tmp_path)
 
 
+@pytest.mark.parametrize("sources", [["Good day.", ""], ["Good day.", " \n"]])
+def test_utterances_without_a_transcript_are_counted(sources: list[str]) -> None:
+    with pytest.raises(RecipeError, match="COMET needs English transcripts: 1 of 2 utterances to report on have none"):
+        comet.refuse_untranscribed(sources, "utterances to report on")
+    comet.refuse_untranscribed(sources[:1], "utterances to report on")
+
+
 # --- models -----------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +119,21 @@ def test_a_checkpoint_without_its_kind_is_refused(checkpoint: Path) -> None:
 def test_what_is_neither_file_nor_name_is_refused(model: str) -> None:
     with pytest.raises(CheckpointError, match=model):
         find_model(model)
+
+
+def test_a_checkpoint_in_the_home_directory_is_found(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(checkpoint.parents[2]))
+    assert find_model("~/model/checkpoints/model.ckpt") == str(checkpoint)
+
+
+def test_a_check_asks_the_hub_for_what_is_named_there(checkpoint: Path, tmp_path: Path) -> None:
+    environment = comet_stand_in.install(tmp_path / "environment")
+    for model in ("someone/model", "wmt20-comet-da", str(checkpoint)):
+        comet.check(model, environment)
+    with pytest.raises(CheckpointError, match="COMET could not get someone/missing: there is no such model on the hub"):
+        comet.check("someone/missing", environment)
+    with pytest.raises(RecipeError, match="run `make comet`"):
+        comet.check(COMET_MODEL, tmp_path)
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------
@@ -170,59 +191,20 @@ def test_a_checkpoint_with_code_in_it_is_said_to_be() -> None:
     assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1" in said
 
 
-# --- corpus scores ----------------------------------------------------------------------------------------------
-
-
-def test_a_corpus_score_is_the_mean_with_its_interval() -> None:
-    values = np.random.default_rng(0).normal(50, 20, 400)
-    found = comet.corpus_score(list(values), "signature", "de", "search", group="talks")
-    assert (found.metric, found.n, found.split, found.language, found.group) == ("COMET", 400, "search", "de", "talks")
-    assert found.value == pytest.approx(values.mean())
-    half_width = 1.96 * values.std() / 400**0.5  # of a mean of so many, which is normal
-    assert found.low == pytest.approx(found.value - half_width, abs=0.1 * half_width)
-    assert found.high == pytest.approx(found.value + half_width, abs=0.1 * half_width)
-
-
-def test_comparisons_pair_the_sentences() -> None:
-    random = np.random.default_rng(0)
-    hard = random.normal(50, 20, 100)  # how hard the sentences are hides a gain of 3, unless they are paired
-    baseline, gained = list(hard), list(hard + random.normal(3, 2, 100))
-    found = comet.compare(gained, baseline, "signature", "zh", "report")
-    assert found.difference == pytest.approx(np.mean(gained) - np.mean(baseline))
-    assert found.p_value < 0.01
-    shuffled = list(random.permutation(gained))
-    assert comet.compare(shuffled, baseline, "signature", "zh", "report").p_value > 0.05
-    assert comet.compare(baseline, list(baseline), "signature", "zh", "report").p_value == 1
-
-
 # --- the real thing ---------------------------------------------------------------------------------------------
-
-installed = pytest.mark.skipif(
-    not (ENVIRONMENT / "bin" / "comet-score").is_file(), reason=f"no COMET in {ENVIRONMENT}: `make comet` installs it"
-)
 
 
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[float]]]:
-    """A checkpoint, and its sentence scores in 32 bits, one sentence at a time, by COMET's Python interface."""
-    directory = tmp_path_factory.mktemp("comet")
+    """A checkpoint, and its scores of the sentences above in 32 bits."""
     samples = [
         {"src": source, "mt": " ".join(hypothesis.split()), "ref": reference}
         for hypotheses in HYPOTHESES.values()
         for source, hypothesis, reference in zip(SOURCES, hypotheses, REFERENCES, strict=True)
     ]
-    (directory / "samples.json").write_text(json.dumps(samples), encoding="utf-8")
-    done = subprocess.run(
-        [ENVIRONMENT / "bin" / "python", "-I", Path(__file__).with_name("comet_checkpoint.py"), directory],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    scores = iter(json.loads((directory / "expected.json").read_text()))
-    expected = {name: [100 * next(scores) for _ in SOURCES] for name in HYPOTHESES}
-    return directory / "checkpoints" / "model.ckpt", expected
+    path, found = comet_small.make(tmp_path_factory.mktemp("comet"), samples)
+    scores = iter(found)
+    return path, {name: [next(scores) for _ in SOURCES] for name in HYPOTHESES}
 
 
 @installed
@@ -267,3 +249,10 @@ def test_the_signature_names_model_and_version(checkpoint: Path) -> None:
     )
     checkpoint.write_bytes(b"x")
     assert "model:model.ckpt@2d711642b726|" in comet.signature_of(checkpoint)
+
+
+@installed
+def test_a_model_that_the_hub_does_not_give_is_refused_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="COMET could not get someone/nothing-at-all"):
+        comet.check("someone/nothing-at-all")

@@ -14,14 +14,18 @@ import torch
 from rich.progress import Progress
 from transformers import Qwen2AudioProcessor
 
-from compress import clips, model, storage
+from compress import clips, model
 from compress.checkpoint import Checkpoint
+from compress.comet import ENVIRONMENT
 from compress.dataset import Utterance
+from compress.errors import CheckpointError, RecipeError
 from compress.evaluation import Evaluation, evaluate
 from compress.prompt import translation
 from compress.recipe import Data, Recipe
 from compress.translate import translate
-from tests.compress import babbler
+from compress.weights import storage
+from tests.compress import babbler, comet_small, comet_stand_in
+from tests.compress.comet_small import installed
 from tests.compress.toy_training import Sound
 
 N_TOKENS = 16
@@ -40,13 +44,21 @@ def recipe(**changes: Any) -> Recipe:
     return plain.model_copy(update=changes)
 
 
-def run(source: Checkpoint, listed: Sequence[Utterance], directory: Path, chosen: Recipe | None = None) -> Evaluation:
-    file, cache = directory / "scores.json", directory / "cache"
-    return evaluate(source, chosen or recipe(), listed, "report", file, Progress(disable=True), cache)
+def run(
+    source: Checkpoint,
+    listed: Sequence[Utterance],
+    directory: Path,
+    chosen: Recipe | None = None,
+    comet_environment: Path = ENVIRONMENT,
+) -> Evaluation:
+    file, cache, progress = directory / "scores.json", directory / "cache", Progress(disable=True)
+    return evaluate(source, chosen or recipe(), listed, "report", file, progress, cache, comet_environment)
 
 
 def utterances(n: int = 6) -> list[Utterance]:
-    return [Utterance(f"utterance {i}", Sound(i), f"Der Zug {i} fährt heute.") for i in range(n)]
+    return [
+        Utterance(f"utterance {i}", Sound(i), f"Der Zug {i} fährt heute.", f"Train {i} runs today.") for i in range(n)
+    ]
 
 
 def half_right(found: Evaluation, listed: Sequence[Utterance]) -> list[Utterance]:
@@ -148,3 +160,100 @@ def test_a_result_says_whether_it_was_searched_on(paper_parity: bool, source: Ch
     run(source, utterances(1), tmp_path, recipe(data=data))
     assert json.loads((tmp_path / "scores.json").read_text())["paper_parity"] is paper_parity
     assert [file.name for file in tmp_path.glob("scores*")] == ["scores.json"]
+
+
+# --- COMET ------------------------------------------------------------------------------------------------------
+
+JUDGE = "someone/judge"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    return comet_stand_in.install(tmp_path / "environment")
+
+
+def test_comet_stands_beside_the_others(source: Checkpoint, environment: Path, tmp_path: Path) -> None:
+    grouped = [replace(one, group="seen" if i < 4 else "held out") for i, one in enumerate(utterances())]
+    listed = half_right(run(source, grouped, tmp_path / "first"), grouped)
+    found = run(source, listed, tmp_path, recipe(comet_model=JUDGE), environment)
+    each = [comet_stand_in.value(found.hypotheses[one.id], one.translation) for one in listed]
+    assert [(one.metric, one.group) for one in found.scores] == [
+        (metric, group) for group in ("", "seen", "held out") for metric in ("BLEU", "chrF++", "COMET")
+    ]
+    for group, values in {"": each, "seen": each[:4], "held out": each[4:]}.items():
+        one = next(one for one in found.scores if (one.metric, one.group) == ("COMET", group))
+        assert one.value == pytest.approx(sum(values) / len(values))
+        assert one.low < one.value < one.high
+        assert (one.n, one.split, one.language) == (len(values), "report", "de")
+        assert f"|model:{JUDGE}|" in one.signature
+    (call,) = comet_stand_in.calls(environment)
+    (rows,) = call["rows"]
+    assert [(row["src"], row["ref"]) for row in rows] == [(one.transcript, one.translation) for one in listed]
+
+
+def test_comet_is_added_to_what_is_there_and_stays(source: Checkpoint, environment: Path, tmp_path: Path) -> None:
+    plain = run(source, utterances(), tmp_path)
+    (source.path / "model.safetensors").unlink()
+    again = utterances()
+    found = run(source, again, tmp_path, recipe(comet_model=JUDGE), environment)
+    assert all(isinstance(one.audio, Sound) and not one.audio.loads for one in again)
+    assert found.hypotheses == plain.hypotheses
+    assert tuple(one for one in found.scores if one.metric != "COMET") == plain.scores
+    written = (tmp_path / "scores.json").stat().st_mtime_ns
+    assert run(source, utterances(), tmp_path, recipe(comet_model=JUDGE), environment) == found
+    assert run(source, utterances(), tmp_path) == found
+    assert (tmp_path / "scores.json").stat().st_mtime_ns == written
+    assert len(comet_stand_in.calls(environment)) == 1
+
+
+def test_another_judge_takes_the_place_of_the_first(source: Checkpoint, environment: Path, tmp_path: Path) -> None:
+    run(source, utterances(), tmp_path, recipe(comet_model=JUDGE), environment)
+    found = run(source, utterances(), tmp_path, recipe(comet_model="someone/else"), environment)
+    (score,) = [one for one in found.scores if one.metric == "COMET"]
+    assert "|model:someone/else|" in score.signature
+    assert [call["model"] for call in comet_stand_in.calls(environment)] == [JUDGE, "someone/else"]
+
+
+def test_comet_of_other_transcripts_counts_for_nothing(source: Checkpoint, environment: Path, tmp_path: Path) -> None:
+    plain = run(source, utterances(), tmp_path)
+    run(source, utterances(), tmp_path, recipe(comet_model=JUDGE), environment)
+    first, *others = utterances()
+    mended = [replace(first, transcript="The first train."), *others]
+    assert run(source, mended, tmp_path) == plain
+    run(source, mended, tmp_path, recipe(comet_model=JUDGE), environment)
+    last = comet_stand_in.calls(environment)[-1]
+    assert last["rows"][0][0]["src"] == "The first train."
+
+
+def test_a_failure_of_comet_loses_no_translation(source: Checkpoint, environment: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"COMET failed with someone/broken .*: the weights are broken"):
+        run(source, utterances(), tmp_path, recipe(comet_model="someone/broken"), environment)
+    (source.path / "model.safetensors").unlink()
+    assert {one.metric for one in run(source, utterances(), tmp_path).scores} == {"BLEU", "chrF++"}
+
+
+def test_comet_without_transcripts_or_without_its_environment_is_refused(
+    source: Checkpoint, environment: Path, tmp_path: Path
+) -> None:
+    silent = [replace(one, transcript="") for one in utterances()]
+    with pytest.raises(RecipeError, match="COMET needs English transcripts: 6 of 6 utterances have none"):
+        run(source, silent, tmp_path, recipe(comet_model=JUDGE), environment)
+    with pytest.raises(RecipeError, match="run `make comet`"):
+        run(source, silent, tmp_path, recipe(comet_model=JUDGE), tmp_path / "nowhere")
+
+
+@installed
+@pytest.mark.slow
+def test_the_real_comet_scores_what_is_there(
+    source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    plain = run(source, utterances(), tmp_path)
+    samples = [{"src": one.transcript, "mt": plain.hypotheses[one.id], "ref": one.translation} for one in utterances()]
+    (tmp_path / "comet").mkdir()
+    model, expected = comet_small.make(tmp_path / "comet", samples)
+    found = run(source, utterances(), tmp_path, recipe(comet_model=str(model)))
+    score = found.overall("COMET")
+    assert score.value == pytest.approx(sum(expected) / len(expected), abs=0.5)
+    assert score.low <= score.value <= score.high
+    assert "|model:model.ckpt@" in score.signature

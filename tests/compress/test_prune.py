@@ -4,50 +4,42 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import torch
-from rich.progress import Progress
 from torch import Tensor
 from transformers import Qwen2AudioProcessor
 
-from compress import decoding, model, prune, storage
-from compress.architectures import Architecture
+from compress import decoding
 from compress.checkpoint import Checkpoint
-from compress.dataset import Utterance
 from compress.errors import KompaktError, RecipeError
 from compress.model import decoder_layers, tower_layers
 from compress.prompt import translation
-from compress.prune import EVALUATIONS_FILE, ROUNDS_FILE
-from compress.recipe import Data, Optimisation, Prune, Recipe
-from compress.search.bench import encode
+from compress.prune import ROUNDS_FILE
 from compress.search.greedy import Round
-from tests.compress import babbler, narrow
+from compress.weights import storage
+from tests.compress import babbler, narrow, pruning
 from tests.compress.deadly import run_and_die
-from tests.compress.search.setting import LIMIT, N_LAYERS, Setting, babbling, rounds
+from tests.compress.pruning import (
+    LAYERS,
+    N_REMOVE,
+    TOWER_LAYERS,
+    assert_kept,
+    evaluations,
+    middle,
+    run,
+    stage,
+    utterances,
+)
+from tests.compress.search.setting import N_LAYERS, Setting, rounds
 from tests.compress.toy_training import Sound
-
-N_REMOVE: Final = 2
-N_UTTERANCES: Final = 4
-# of the model that the source was pruned from
-LAYERS: Final = [0, 2, 3, 5, 7]
-TOWER_LAYERS: Final = [1, 4]
 
 
 @pytest.fixture(scope="module")
 def searched(processor: Qwen2AudioProcessor) -> tuple[Setting, list[Round]]:
-    """A model that says every word by a wide margin, and what scoring every candidate finds in it."""
-    clips = [Sound(i).load() for i in range(N_UTTERANCES)]
-
-    def make(seed: int) -> Setting:
-        made = babbler.build(processor, seed)
-        return Setting(made, processor, encode(made, processor, clips), [""] * len(clips), clips)
-
-    return babbling(make, N_REMOVE)
+    return pruning.searched(processor)
 
 
 @pytest.fixture(scope="module")
@@ -57,62 +49,12 @@ def setting(searched: tuple[Setting, list[Round]]) -> Setting:
 
 @pytest.fixture(scope="module")
 def wanted(searched: tuple[Setting, list[Round]]) -> list[Round]:
-    """The rounds of the search over the decoder, no layer protected."""
     return searched[1]
 
 
 @pytest.fixture
 def source(setting: Setting, tmp_path: Path) -> Checkpoint:
-    """The model on disk, in fp32, so that nothing is rounded on the way."""
-    model.save(setting.model, setting.processor, tmp_path / "source")
-    lineage = {"name": "teacher", "layers": LAYERS, "tower_layers": TOWER_LAYERS}
-    storage.write_lineage(tmp_path / "source", lineage)
-    return Checkpoint.open(tmp_path / "source")
-
-
-def stage(**settings: Any) -> Prune:
-    return Prune.model_validate({"stage": "prune", "n_remove": N_REMOVE, "protected": [], **settings})
-
-
-def middle(**settings: Any) -> Prune:
-    return Prune.model_validate({"stage": "prune", "strategy": "middle", "n_remove": 1, **settings})
-
-
-def utterances(references: Sequence[str]) -> list[Utterance]:
-    return [Utterance(f"utterance {i}", Sound(i), reference) for i, reference in enumerate(references)]
-
-
-def run(
-    settings: Prune,
-    source: Checkpoint,
-    directory: Path,
-    listed: Sequence[Utterance],
-    progress: Progress | None = None,
-    recover: prune.Recover | None = None,
-) -> Checkpoint:
-    data = Data(source="pocket", domain="talks")
-    recipe = Recipe(name="toy", model="toy", language="de", data=data, stages=(settings,), max_new_tokens=LIMIT)
-    shown = progress or Progress(disable=True)
-    return prune.run(settings, recipe, listed, source, directory / "out", directory / "work", shown, recover)
-
-
-def evaluations(directory: Path) -> list[dict[str, Any]]:
-    lines = (directory / "work" / EVALUATIONS_FILE).read_text().split("\n")
-    return [json.loads(line) for line in lines[1:-1]]
-
-
-def assert_kept(made: Checkpoint, source: Checkpoint, kept: list[int], part: str = "decoder") -> None:
-    """Weights are the source's to the bit: of one part those of some layers, of the others all."""
-    before = {"decoder": "language_model.model.layers.", "tower": "audio_tower.layers."}[part]
-    found, whole = narrow.tensors(made.path), narrow.tensors(source.path)
-    expected: dict[str, Tensor] = {}
-    for name, tensor in whole.items():
-        number, _, rest = name.removeprefix(before).partition(".")
-        if not name.startswith(before):
-            expected[name] = tensor
-        elif int(number) in kept:
-            expected[f"{before}{kept.index(int(number))}.{rest}"] = tensor
-    narrow.assert_same_bits(found, expected)
+    return pruning.write(setting, tmp_path / "source")
 
 
 # --- which layers -----------------------------------------------------------------------------------------------
@@ -222,82 +164,6 @@ def test_weights_are_stored_as_the_sources_are(processor: Qwen2AudioProcessor, t
     assert_kept(made, source, [0, 2])
 
 
-# --- recovery ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Doubling:
-    """Stands for fine-tuning: doubles every score, which changes weights and no translation.
-
-    Attributes:
-        seen: decoder layers of each model that it was given.
-    """
-
-    seen: list[int] = field(default_factory=list)
-
-    def __call__(self, source: Checkpoint, out: Path, work: Path) -> Checkpoint:
-        self.seen.append(Architecture.read(source.path).n_layers)
-        network = source.load_model("cpu", torch.float32)
-        network.lm_head.weight.data *= 2
-        temporary = storage.begin(out)
-        model.save(network, source.load_processor(), temporary)
-        storage.write_lineage(temporary, source.descend(out.name, {"stage": "doubling"}))
-        return storage.finish(temporary, out)
-
-
-def test_recovery_follows_every_removal(
-    source: Checkpoint, setting: Setting, wanted: list[Round], tmp_path: Path
-) -> None:
-    doubling = Doubling()
-    settings = stage(recovery=Optimisation())
-    made = run(settings, source, tmp_path, utterances(setting.references), recover=doubling)
-    assert doubling.seen == [N_LAYERS - 1, N_LAYERS - 2]
-    gone = [one.removed for one in wanted]
-    assert made.lineage["removed"] == [LAYERS[layer] for layer in gone]
-    assert made.lineage["search"]["scores"] == [one.chosen.score for one in wanted]
-    assert made.lineage["parent"] == "teacher"
-    assert [step["stage"] for step in made.lineage["history"]] == ["prune"]
-    head = "language_model.lm_head.weight"
-    before = narrow.tensors(source.path)[head]
-    assert torch.equal(narrow.tensors(made.path)[head], 4 * before)
-    assert sorted(made.lineage["layers"] + made.lineage["removed"]) == LAYERS
-    held, whole = narrow.tensors(made.path), narrow.tensors(source.path)
-    for number, layer in enumerate(made.lineage["layers"]):
-        name = "language_model.model.layers.{}.mlp.up_proj.weight"
-        assert torch.equal(held[name.format(number)], whole[name.format(LAYERS.index(layer))])
-
-
-def test_rounds_with_recovery_are_numbered_as_in_the_whole_model(
-    source: Checkpoint, setting: Setting, wanted: list[Round], tmp_path: Path
-) -> None:
-    settings = stage(recovery=Optimisation())
-    made = run(settings, source, tmp_path, utterances(setting.references), recover=Doubling())
-    first, second = json.loads((made.path / ROUNDS_FILE).read_text())
-    gone = [one.removed for one in wanted]
-    assert (first["before"], first["removed"]) == ([], gone[0])
-    assert (second["before"], second["removed"]) == ([gone[0]], gone[1])
-    left = [layer for layer in range(N_LAYERS) if layer != gone[0]]
-    assert [one["layer"] for one in second["evaluations"]] == left
-
-
-def test_a_protected_layer_is_the_same_one_in_every_round(source: Checkpoint, setting: Setting, tmp_path: Path) -> None:
-    settings = stage(n_remove=N_LAYERS - 1, protected=[1], recovery=Optimisation())
-    made = run(settings, source, tmp_path, utterances(setting.references), recover=Doubling())
-    assert made.lineage["layers"] == [LAYERS[1]]
-
-
-def test_too_many_removals_are_refused_before_any_recovery(
-    source: Checkpoint, setting: Setting, tmp_path: Path
-) -> None:
-    doubling = Doubling()
-    settings = stage(n_remove=5, protected=[0], recovery=Optimisation())
-    with pytest.raises(RecipeError, match="cannot remove 5 layers: 4 of 5 are candidates"):
-        run(settings, source, tmp_path, utterances(setting.references), recover=doubling)
-    assert doubling.seen == []
-    with pytest.raises(RecipeError, match="prune asks for recovery: it needs training data"):
-        run(stage(recovery=Optimisation()), source, tmp_path, utterances(setting.references))
-
-
 # --- again ------------------------------------------------------------------------------------------------------
 
 
@@ -326,13 +192,13 @@ KILLED_IN_THE_FIRST_ROUND = """
 import json, sys
 from pathlib import Path
 from compress.checkpoint import Checkpoint
-from tests.compress import test_prune
+from tests.compress import pruning
 from tests.compress.deadly import Deadly
 
 source, directory, references = sys.argv[1:]
-listed = test_prune.utterances(json.loads(references))
+listed = pruning.utterances(json.loads(references))
 # five candidates read the first of two chunks, then the leader finishes, and is written down
-test_prune.run(test_prune.stage(), Checkpoint.open(source), Path(directory), listed, Deadly("prune", 7))
+pruning.run(pruning.stage(), Checkpoint.open(source), Path(directory), listed, Deadly("prune", 7))
 """
 
 

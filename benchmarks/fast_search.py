@@ -21,7 +21,8 @@ from compress import dataset
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES
-from compress.recipe import Data, Prune
+from compress.recipe import Data
+from compress.recipe_stages import Prune
 from compress.search.bench import Bench
 
 _MODES: Final = ("exact", "fast")
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _compared(bench: Bench, n_rounds: int, *, fast_first: bool) -> dict[str, Any]:
     """One part of the split, searched both ways."""
-    found: dict[str, Any] = {"language": bench.language}
+    found: dict[str, Any] = {"language": bench.exam.language}
     took_s = {}
     for mode in reversed(_MODES) if fast_first else _MODES:
         one = timed(mode, bench, Prune(n_remove=n_rounds))

@@ -18,13 +18,15 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import paper_tables, record, rows
 from benchmarks.paper_tables import Language
-from compress import prune, size
+from compress import prune
 from compress import recipe as recipes
-from compress.architectures import Architecture
 from compress.commands.console import shown
-from compress.errors import RecipeError
+from compress.errors import KompaktError, RecipeError
 from compress.pipeline import Pipeline, Result
-from compress.recipe import Prune, Recipe
+from compress.recipe import Recipe
+from compress.recipe_stages import Prune
+from compress.weights import size
+from compress.weights.architectures import Architecture
 
 LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
 WORK: Final = record.ROOT / ".cache" / "paper"
@@ -111,7 +113,7 @@ def _can_run(recipe: Recipe, progress: Progress) -> bool:
         for stage in recipe.stages:
             if isinstance(stage, Prune):
                 prune.check(stage)
-    except RecipeError as error:
+    except KompaktError as error:
         progress.console.print(f"[yellow]left out: {recipe.name}: {error}", highlight=False)
         return False
     return True

@@ -27,9 +27,10 @@ by voices that it was trained on as by others. The figures of the two say nothin
 compared is which row is better than which: below each table stands how many pairs of rows are in the same order.
 
 Brackets hold 95 % bootstrap intervals. *Parameters* are weights of the model, *stored* the elements in its files
-without an adapter (the paper's "Params" of a 4-bit model), *MB* all tensors with it. COMET is the paper's alone: it
-needs weights that come with no package.
+without an adapter (the paper's "Params" of a 4-bit model), *MB* all tensors with it. {comet}
 """
+_NO_COMET: Final = "COMET is the paper's alone: it\nneeds weights that come with no package."
+_COMET: Final = "Our COMET\nis that of the model which its signature names."
 
 
 def render(paper: Paper, known: Known) -> str:
@@ -39,7 +40,9 @@ def render(paper: Paper, known: Known) -> str:
         paper: its figures.
         known: our last rows by recipe and stage.
     """
-    sections = [_HEAD, *(_section(paper, one, known) for one in paper.tables), _signatures(known)]
+    judged = any(_overall(row, "COMET") for row in known.values())
+    head = _HEAD.format(comet=_COMET if judged else _NO_COMET)
+    sections = [head, *(_section(paper, one, known) for one in paper.tables), _signatures(known)]
     return "\n".join(section for section in sections if section)
 
 
@@ -57,12 +60,13 @@ def _table(paper: Paper, one: PaperTable, language: Language, known: Known) -> s
     metrics = paper.metrics[language]
     sizes = [name for name in ("params", "storage") if any(getattr(row, name) for row in one.rows)]
     headings = [*metrics, *({"params": "B", "storage": "GB"}[name] for name in sizes)]
-    columns = ["", *(f"paper's {heading}" for heading in headings), *(f"our {m}" for m in metrics[:2])]
+    ours = _metrics(paper, one, language, known)
+    columns = ["", *(f"paper's {heading}" for heading in headings), *(f"our {m}" for m in ours)]
     lines = []
     for row in one.rows:
         paper_cells = [f"{value:.2f}" for value in row.figures(language) or ()] or [_MISSING] * len(metrics)
         paper_cells += [f"{value:.2f}" if (value := getattr(row, name)) else _MISSING for name in sizes]
-        lines.append([row.row, *paper_cells, *_ours(row, language, metrics[:2], known)])
+        lines.append([row.row, *paper_cells, *_ours(row, language, ours, known)])
     return table([*columns, "parameters", "stored", "MB"], lines)
 
 
@@ -71,12 +75,20 @@ def _ours(row: PaperRow, language: Language, metrics: Sequence[str], known: Know
     if found is None:
         return [row.reason or "not run yet", *[_MISSING] * (len(metrics) + 2)]
     scores = [_overall(found, metric) for metric in metrics]
-    cells = [f"{one['value']:.2f} ({one['low']:.1f}–{one['high']:.1f})" for one in scores]
+    cells = [f"{one['value']:.2f} ({one['low']:.1f}–{one['high']:.1f})" if one else _MISSING for one in scores]
     return [*cells, f"{found['parameters']:,}", f"{found['stored_elements']:,}", f"{found['bytes'] / 1e6:.1f}"]
 
 
+def _metrics(paper: Paper, one: PaperTable, language: Language, known: Known) -> list[str]:
+    """Those of the paper's metrics by which any of our rows of a table is scored, and all that need no weights."""
+    rows = [found for row in one.rows if (found := _found(row, language, known))]
+    return [
+        metric for metric in paper.metrics[language] if metric != "COMET" or any(_overall(row, metric) for row in rows)
+    ]
+
+
 def _sentences(paper: Paper, one: PaperTable, language: Language, known: Known) -> Iterator[str]:
-    for place, metric in enumerate(paper.metrics[language][:2]):
+    for place, metric in enumerate(_metrics(paper, one, language, known)):
         yield from _order(one, language, known, metric, place)
     yield from _retained(paper, one, language, known)
     for row in one.rows:
@@ -96,7 +108,7 @@ def _order(one: PaperTable, language: Language, known: Known, metric: str, place
             continue
         a, b = (_overall(row, metric) for row in ours if row)
         difference = papers[0][place] - papers[1][place]
-        if not difference:
+        if not difference or not a or not b:
             continue
         apart = a["low"] > b["high"] or b["low"] > a["high"]
         if difference * (a["value"] - b["value"]) > 0:
@@ -117,16 +129,24 @@ def _retained(paper: Paper, one: PaperTable, language: Language, known: Known) -
         return
     rows = [_found(row, language, known) for row in (last, teacher)]
     figures = [row.figures(language) for row in (last, teacher)]
-    metrics = paper.metrics[language][:2]
     if rows[0] is None or rows[1] is None or figures[0] is None or figures[1] is None:
         return
-    ours = [_overall(rows[0], m)["value"] / _overall(rows[1], m)["value"] for m in metrics]
-    papers = [figures[0][i] / figures[1][i] for i in range(len(metrics))]
+    ours, papers, metrics = [], [], []
+    for place, metric in enumerate(paper.metrics[language]):
+        kept, whole = _overall(rows[0], metric), _overall(rows[1], metric)
+        if kept and whole and whole["value"] > 0:  # of COMET there may be none, or less than nothing
+            ours.append(kept["value"] / whole["value"])
+            papers.append(figures[0][place] / figures[1][place])
+            metrics.append(metric)
     mean, theirs = (100 * sum(shares) / len(shares) for shares in (ours, papers))
     yield (
-        f"*{last.row}* keeps {mean:.1f} % of what {_TEACHER} reaches, the mean of {' and '.join(metrics)}; "
+        f"*{last.row}* keeps {mean:.1f} % of what {_TEACHER} reaches, the mean of {_listed(metrics)}; "
         f"in the paper {theirs:.1f} %."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
 
 
 def _searched(row: PaperRow, language: Language, known: Known) -> Iterator[str]:
@@ -160,6 +180,6 @@ def _found(row: PaperRow, language: Language, known: Known) -> Row | None:
     return known.get(place) if place else None
 
 
-def _overall(row: Row, metric: str) -> dict[str, Any]:
-    """The score over the whole split."""
-    return next(one for one in row["scores"] if one["metric"] == metric and not one["group"])
+def _overall(row: Row, metric: str) -> dict[str, Any] | None:
+    """The score over the whole split; None where it was not scored by that."""
+    return next((one for one in row["scores"] if one["metric"] == metric and not one["group"]), None)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from compress import validation
-from compress.recipe import Metric
+from compress.recipe_stages import Metric
+from compress.validation import Strict
 
 FILE: Final = Path(__file__).with_name("paper.yaml")
 
@@ -18,11 +19,7 @@ Language = Literal["de", "zh"]
 Figures = tuple[float, float, float]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Row(_Strict):
+class Row(Strict):
     """One row of a table.
 
     Attributes:
@@ -56,7 +53,7 @@ class Row(_Strict):
         return f"{recipe}-{language}", stage
 
 
-class PaperTable(_Strict):
+class PaperTable(Strict):
     """One of the paper's tables.
 
     Attributes:
@@ -82,7 +79,7 @@ class PaperTable(_Strict):
         return list(dict.fromkeys(place[0] for place in places if place))
 
 
-class Paper(_Strict):
+class Paper(Strict):
     """The paper's results.
 
     Attributes:

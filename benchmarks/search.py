@@ -18,16 +18,18 @@ token.  Sharing saves half of the prompts, keeping a third of the rest from the 
 had left.  Passes over few rows cost the same as over many until arithmetic decides, so decoding candidates together
 saves most where batches are small against the machine.
 
-Given are ratios of times, and of the work in utterances decoded; the naive search may be run on fewer rounds than the
-others (`--naive-rounds`), and is then compared on these.
+Given are ratios of times, medians with the lowest and the highest of several repeats, and the work in utterances
+decoded.  The order turns from repeat to repeat.  The naive search, which takes minutes, is run once, and may be run on
+fewer rounds than the others (`--naive-rounds`), and is then compared on these.  A row is kept of a run of all searches.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,14 +41,14 @@ from transformers.utils import logging as transformers_logging
 
 from compress import dataset
 from compress.attention import GROUPED
-from compress.audio import Samples
 from compress.checkpoint import POCKET, Checkpoint
 from compress.dataset import Utterance
 from compress.errors import RecipeError
 from compress.model import decoder_layers
 from compress.prompt import LANGUAGES, translation
-from compress.recipe import Data, Prune
-from compress.search.bench import Bench, encode
+from compress.recipe import Data
+from compress.recipe_stages import Prune
+from compress.search.bench import Bench, Exam, encode
 from compress.search.greedy import Round, Scorer, search
 from compress.search.log import Forgetful
 from compress.search.metrics import CorpusMetric
@@ -67,34 +69,40 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utterances", type=int, default=40, metavar="N", help="to search on (default: 40)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="layers to remove (default: 3)")
     parser.add_argument("--naive-rounds", type=int, default=1, metavar="N", help="of the naive search (default: 1)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of all but the naive one (default: 3)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="default: all")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures, prints a table, and returns the numbers.
+def run(options: argparse.Namespace) -> dict[str, Any] | Iterable[dict[str, Any]]:
+    """Measures, prints a table, and returns the numbers, if all searches were run.
 
     Raises:
         RecipeError: a flag's value cannot be meant, or two searches chose different layers.
     """
-    if min(options.utterances, options.rounds, options.naive_rounds) < 1:
-        raise RecipeError("--utterances, --rounds and --naive-rounds must be at least 1")
+    if min(options.utterances, options.rounds, options.naive_rounds, options.repeats) < 1:
+        raise RecipeError("--utterances, --rounds, --naive-rounds and --repeats must be at least 1")
     transformers_logging.disable_progress_bar()
     checkpoint = Checkpoint.open(options.model)
     data = Data(source="pocket", domain=options.domain, n_search=options.utterances)
     utterances = dataset.load(data, options.language, "search").utterances
     bench, stage = bench_of(checkpoint, options.language, utterances), Prune(n_remove=options.rounds)
-    found = {}
-    for mode in options.modes:
-        n_rounds = min(options.naive_rounds, options.rounds) if mode == "naive" else options.rounds
-        found[mode] = timed(mode, bench, stage.model_copy(update={"n_remove": n_rounds}))
+    found: dict[str, list[Found]] = {mode: [] for mode in options.modes}
+    for repeat in range(options.repeats):
+        for mode in reversed(options.modes) if repeat % 2 else options.modes:
+            n_rounds = min(options.naive_rounds, options.rounds) if mode == "naive" else options.rounds
+            if mode != "naive" or repeat == 0:
+                found[mode].append(timed(mode, bench, stage.model_copy(update={"n_remove": n_rounds})))
     _check_same(found)
     numbers = _numbers(found)
     _print(numbers, f"{checkpoint.name}, {options.language}, {options.utterances} utterances, {options.rounds} rounds")
+    if set(options.modes) != set(MODES):
+        return ()
     return {
         "model": {"name": checkpoint.name, "bytes": checkpoint.n_bytes},
         "language": options.language,
         "domain": options.domain,
         "utterances": options.utterances,
+        "repeats": options.repeats,
         "modes": numbers,
     }
 
@@ -126,24 +134,13 @@ class _Unbounded:
 
 def bench_of(checkpoint: Checkpoint, language: str, utterances: Sequence[Utterance]) -> Bench:
     """The model in fp32 on the CPU, and what it is going to translate, heard and encoded."""
-    clips: list[Samples] = [one.audio.load() for one in utterances]
+    exam = Exam.of(utterances, language, translation(language), _MAX_NEW_TOKENS)
     model, processor = checkpoint.load_model("cpu", torch.float32), checkpoint.load_processor()
-    return Bench(
-        model=model,
-        processor=processor,
-        prompt=translation(language),
-        max_new_tokens=_MAX_NEW_TOKENS,
-        clips=clips,
-        audio=encode(model, processor, clips),
-        references=[one.translation for one in utterances],
-        sources=[one.transcript for one in utterances],
-        language=language,
-        advance=lambda n: None,
-    )
+    return Bench(model, processor, exam, encode(model, processor, exam.clips), lambda n: None)
 
 
 def _scorer(mode: str, bench: Bench, stage: Prune) -> Scorer:
-    metric = corpus_metric(stage, bench)  # one of its own: it remembers what it has counted
+    metric = corpus_metric(stage, bench.exam)  # one of its own: it remembers what it has counted
     match mode:
         case "naive":
             return one_by_one(bench, stage.part, "naive", metric)
@@ -171,12 +168,11 @@ def timed(mode: str, bench: Bench, stage: Prune) -> Found:
     return Found(tuple(rounds), tuple(done_s))
 
 
-def _check_same(found: dict[str, Found]) -> None:
+def _check_same(found: Mapping[str, Sequence[Found]]) -> None:
     """Raises RecipeError where two exact searches disagree: then none of the times would mean anything."""
-    exact = {mode: one for mode, one in found.items() if mode != "fast"}
-    longest = max(exact.values(), key=lambda one: len(one.rounds), default=None)
-    for mode, one in exact.items():
-        assert longest is not None
+    exact = [(mode, one) for mode, repeats in found.items() if mode != "fast" for one in repeats]
+    _, longest = max(exact, key=lambda each: len(each[1].rounds), default=("", Found((), ())))
+    for mode, one in exact:
         for mine, other in zip(one.rounds, longest.rounds, strict=False):
             if (mine.removed, mine.chosen.score) != (other.removed, other.chosen.score):
                 raise RecipeError(
@@ -185,25 +181,30 @@ def _check_same(found: dict[str, Found]) -> None:
                 )
 
 
-def _numbers(found: dict[str, Found]) -> dict[str, Any]:
+def _numbers(found: Mapping[str, Sequence[Found]]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
-    for mode, one in found.items():
-        evaluations = [each for round_ in one.rounds for each in round_.evaluations]
+    for mode, repeats in found.items():
+        evaluations = [each for round_ in repeats[0].rounds for each in round_.evaluations]
         decoded = sum(text is not None for each in evaluations for text in each.hypotheses)
         numbers[mode] = {
-            "removed": [round_.removed for round_ in one.rounds],
-            "scores": [round_.chosen.score for round_ in one.rounds],
+            "removed": [round_.removed for round_ in repeats[0].rounds],
+            "scores": [round_.chosen.score for round_ in repeats[0].rounds],
             "decoded": decoded,
             "of": sum(len(each.hypotheses) for each in evaluations),
-            "times_faster_than": {name: _ratio(other, one) for name, other in found.items() if name != mode},
+            "times_faster_than": {name: _ratios(other, repeats) for name, other in found.items() if name != mode},
         }
     return numbers
 
 
-def _ratio(slow: Found, fast: Found) -> float:
-    """How many times faster, over the rounds that both have run."""
-    n_rounds = min(len(slow.rounds), len(fast.rounds))
-    return round(slow.done_s[n_rounds - 1] / fast.done_s[n_rounds - 1], 2)
+def _ratios(slow: Sequence[Found], fast: Sequence[Found]) -> dict[str, float]:
+    """How many times faster, over the rounds that both have run, repeat by repeat."""
+    n_rounds = min(len(slow[0].rounds), len(fast[0].rounds))
+    n_repeats = max(len(slow), len(fast))  # what was run once is compared with every repeat of the other
+    ratios = [
+        slow[i % len(slow)].done_s[n_rounds - 1] / fast[i % len(fast)].done_s[n_rounds - 1] for i in range(n_repeats)
+    ]
+    values = {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    return {name: round(value, 2) for name, value in values.items()}
 
 
 def _print(numbers: dict[str, Any], title: str) -> None:
@@ -212,7 +213,11 @@ def _print(numbers: dict[str, Any], title: str) -> None:
         if other in numbers:
             table.add_column(f"times faster than {other}", justify="right")
     for mode, one in numbers.items():
-        ratios = [str(one["times_faster_than"].get(other, 1.0)) for other in ("naive", "batched") if other in numbers]
+        ratios = [
+            "{median:.2f} ({low:.2f}–{high:.2f})".format(**one["times_faster_than"][other]) if other != mode else "1"
+            for other in ("naive", "batched")
+            if other in numbers
+        ]
         cells = [" ".join(map(str, one["removed"])), f"{one['scores'][-1]:.2f}", f"{one['decoded']}/{one['of']}"]
         table.add_row(mode, *cells, *ratios)
     Console(width=120).print(table)

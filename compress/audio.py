@@ -6,10 +6,10 @@ Every rate of the model's front end is derived from three constants, as Whisper 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import av
 import numpy as np
@@ -38,6 +38,11 @@ _DEMUXERS: Final = {
     "webm": "matroska",
 }
 FORMATS: Final = tuple(_DEMUXERS)
+_MAGIC_BYTES: Final = 12  # that `sniff` looks at
+
+_TELL_THEIR_LENGTH: Final = ("flac", "ogg", "m4a", "webm")  # the others make ffmpeg guess
+_RATES: Final = range(1_000, 768_001)  # Hz; resampling from less would multiply the samples without measure
+_MAX_VALUES_PER_S: Final = 2 * 192_000  # on average, before resampling: stereo at the highest rate in use
 
 
 def sniff(data: bytes) -> str:
@@ -78,37 +83,102 @@ def decode(source: bytes | Path, max_s: float | None = None) -> Samples:
     Raises:
         EmptyAudio, UnsupportedAudio, CorruptAudio, AudioTooLong: see `errors`.
     """
-    data = source.read_bytes() if isinstance(source, Path) else source
-    container_name = sniff(data)
-    limit = None if max_s is None else round(max_s * SAMPLE_RATE)
-    blocks: list[Samples] = []
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        return np.concatenate(list(decode_blocks(file, max_s)))
+
+
+def decode_blocks(
+    file: BinaryIO, max_s: float | None = None, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Samples]:
+    """Decodes a file piece by piece; of a long one, little is in memory at a time.
+
+    Args:
+        file: can seek; is read in the thread that asks for the next block.
+        max_s: refuse audio longer than this, in seconds: at once if the file says so, else when that much has come.
+        stop: asked before every read and every block; from the first True on, the file seems to end here.
+
+    Yields:
+        Samples as `decode` returns them, each block non-empty.
+
+    Raises:
+        EmptyAudio, UnsupportedAudio, CorruptAudio, AudioTooLong: see `errors`.
+    """
+    file.seek(0)
+    name = sniff(file.read(_MAGIC_BYTES))
+    file.seek(0)
     n_samples = 0
     try:
         # Tags in an encoding other than UTF-8 are common and none of our business.
-        with av.open(io.BytesIO(data), "r", format=_DEMUXERS[container_name], metadata_errors="replace") as container:
+        with av.open(_Source(file, stop), "r", format=_DEMUXERS[name], metadata_errors="replace") as container:
             if not container.streams.audio:
-                raise UnsupportedAudio(f"the {container_name} file has no audio stream")
-            for block in _resampled(container.decode(container.streams.audio[0])):
-                blocks.append(block)
+                raise UnsupportedAudio(f"the {name} file has no audio stream")
+            if max_s is not None and name in _TELL_THEIR_LENGTH and _claimed_s(container) > max_s + 1:
+                raise _too_long(max_s)
+            frames = _bounded(container.decode(container.streams.audio[0]), name, max_s)
+            for block in _resampled(frames):
                 n_samples += len(block)
-                if limit is not None and n_samples > limit:
-                    raise AudioTooLong(f"the audio is longer than the limit of {max_s:g} s")
+                if max_s is not None and n_samples > round(max_s * SAMPLE_RATE):
+                    raise _too_long(max_s)
+                if stop():
+                    return
+                if len(block):
+                    yield np.nan_to_num(np.clip(block, -1.0, 1.0))
     except av.error.FFmpegError as error:
-        raise CorruptAudio(f"the {container_name} file cannot be decoded: {error.strerror or error}") from error
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if not samples.size:
-        raise EmptyAudio(f"the {container_name} file holds no audio samples")
-    return np.nan_to_num(np.clip(samples, -1.0, 1.0))
+        if not stop():
+            raise CorruptAudio(f"the {name} file cannot be decoded: {error.strerror or error}") from error
+    if not n_samples and not stop():
+        raise EmptyAudio(f"the {name} file holds no audio samples")
+
+
+class _Source:
+    """A file as PyAV reads it, which ends when it is asked to.
+
+    Nothing is raised in here: PyAV keeps such an exception for the thread's next failure if the demuxer hides it.
+    """
+
+    def __init__(self, file: BinaryIO, stop: Callable[[], bool]) -> None:
+        self._file = file
+        self._stop = stop
+        self.tell = file.tell
+
+    def read(self, n_bytes: int) -> bytes:
+        return b"" if self._stop() else self._file.read(n_bytes)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+
+def _claimed_s(container: av.container.InputContainer) -> float:
+    """Seconds that a file says it lasts, which is roughly what it does; 0 if it does not say."""
+    return (container.duration or 0) / av.time_base
+
+
+def _too_long(max_s: float) -> AudioTooLong:
+    return AudioTooLong(f"the audio is longer than the limit of {max_s:g} s")
+
+
+def _bounded(frames: Iterable[av.AudioFrame], name: str, max_s: float | None) -> Iterator[av.AudioFrame]:
+    """The frames, as long as they are such as come from a recording."""
+    n_values = 0
+    for frame in frames:
+        if frame.sample_rate not in _RATES:
+            raise CorruptAudio(f"the {name} file claims a sample rate of {frame.sample_rate} Hz")
+        n_values += frame.samples * len(frame.layout.channels)
+        if max_s is not None and n_values > max(1, max_s) * _MAX_VALUES_PER_S:
+            raise AudioTooLong(f"the audio unpacks to more than stereo at 192 kHz would have in {max_s:g} s")
+        yield frame
 
 
 def _resampled(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
     """Mono blocks at the model's rate; joined MP3s change their own rate or channels on the way."""
     for _, alike in groupby(frames, key=lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
         # Left to ffmpeg, two channels would become 0.7 (left + right), and loud music clip.
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+        # Interleaved, because PyAV reads past the end of eight separate planes, and the process dies.
+        resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)
         for frame in chain(alike, [None]):
             yield from map(_mono, resampler.resample(frame))
 
 
 def _mono(frame: av.AudioFrame) -> Samples:
-    return np.asarray(frame.to_ndarray().mean(0), np.float32)
+    interleaved = frame.to_ndarray().reshape(frame.samples, -1)
+    return np.asarray(interleaved.mean(1), np.float32)

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import yaml
 
-from compress import storage
 from compress.checkpoint import LINEAGE_FILE, read_object
 from compress.score import Score
-from compress.size import Size, measure
+from compress.weights import storage
+from compress.weights.size import Size, measure
 
 CARD_FILE: Final = "README.md"
 
@@ -130,10 +130,11 @@ def _scores(lineage: Mapping[str, Any]) -> str:
     scores = lineage.get("scores", [])
     if not scores:
         return "## Scores\n\nNot scored."
+    unbounded = " COMET is times 100, and has no bounds." if any(one["metric"] == "COMET" for one in scores) else ""
     lines = [
         "## Scores",
         "",
-        "95 % bootstrap intervals in brackets.",
+        f"95 % bootstrap intervals in brackets.{unbounded}",
         "",
         "| split | group | language | metric | score | sentences |",
         "|---|---|---|---|--:|--:|",

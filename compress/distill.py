@@ -15,11 +15,12 @@ from typing import Any, Final
 from rich.progress import Progress
 
 from compress.checkpoint import Checkpoint
-from compress.collate import TrainingExample, prompt_of
 from compress.dataset import Utterance
 from compress.errors import RecipeError
-from compress.recipe import Distill, Recipe
+from compress.recipe import Recipe
+from compress.recipe_stages import Distill
 from compress.score import sentence_chrf
+from compress.training.collate import TrainingExample
 from compress.translate import UTTERANCES_PER_BATCH, Translator
 
 LABELS_FILE: Final = "labels.jsonl"
@@ -67,7 +68,7 @@ def run(
         RecipeError: `work` holds another teacher's labels, or a sound cannot be used.
     """
     file = work / LABELS_FILE
-    identity = {"teacher": teacher.identity, "prompt": prompt_of(recipe).text, "longest": recipe.max_new_tokens}
+    identity = {"teacher": teacher.identity, "prompt": recipe.wording.text, "longest": recipe.max_new_tokens}
     written = _begin(file, identity)
     missing = [one for key, one in {one.audio.key: one for one in utterances}.items() if key not in written]
     if missing:

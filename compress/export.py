@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
 import torch
 
-from compress import card, decoding, doctor, storage
+from compress import card, decoding, doctor
 from compress.audio import Samples
 from compress.checkpoint import Checkpoint
 from compress.errors import CheckpointError, RecipeError
 from compress.prompt import Prompt
-from compress.recipe import Export
-from compress.storage import Form
+from compress.recipe_stages import Export
 from compress.translate import translate
+from compress.weights import storage
+from compress.weights.storage import Form
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from compress import model, storage, trainer, tuning
-from compress.architectures import Architecture
+from compress import model
 from compress.checkpoint import Checkpoint
-from compress.collate import TrainingExample, TrainingSet
 from compress.errors import RecipeError
-from compress.recipe import Finetune, Recipe
+from compress.recipe import Recipe
+from compress.recipe_stages import Finetune
+from compress.training import trainer, tuning
+from compress.training.collate import TrainingExample, TrainingSet
+from compress.weights import storage
+from compress.weights.architectures import Architecture
 
 
 def run(

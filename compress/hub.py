@@ -28,11 +28,10 @@ def fetch(model: str, revision: str | None = None, cache: Path | None = None) ->
     Raises:
         CheckpointError: neither there nor to be had, or no checkpoint.
     """
-    path = Path(model).expanduser()
-    if model == "pocket" or path.is_dir() or model.count("/") != 1 or model.startswith((".", "~", "/")):
+    if not is_on_hub(model):
         if revision is not None:
             raise CheckpointError(f"{model} is no model from the hub: only those have revisions")
-        return Checkpoint.open(POCKET if model == "pocket" else path)
+        return Checkpoint.open(POCKET if model == "pocket" else Path(model).expanduser())
 
     try:
         opened = Checkpoint.open(download(model, revision, _FILES, cache=cache))
@@ -41,6 +40,25 @@ def fetch(model: str, revision: str | None = None, cache: Path | None = None) ->
             f"there is no directory {model}, and it is neither in the hub's cache nor to be downloaded ({error})"
         ) from error
     return opened if "name" in opened.lineage else replace(opened, name=f"{model}@{opened.path.name[:12]}")
+
+
+def is_on_hub(model: str) -> bool:
+    """Whether a model's name can only be one of the hub's."""
+    return not Path(model).expanduser().is_dir() and model.count("/") == 1 and not model.startswith((".", "~", "/"))
+
+
+def held(model: str, cache: Path | None = None) -> tuple[Path, int]:
+    """Where a model from the hub is kept, and how many bytes of it are there already.
+
+    Args:
+        model: OWNER/NAME on the hub.
+        cache: the hub's cache, its usual place if absent.
+    """
+    from huggingface_hub import constants
+
+    folder = (cache or Path(constants.HF_HUB_CACHE)) / f"models--{model.replace('/', '--')}"
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    return folder, sum(file.stat().st_size for file in files)
 
 
 def download(

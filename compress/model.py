@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compress.errors import RecipeError
-from compress.key_layout import hub_name
-from compress.recipe import Part
+from compress.recipe_stages import Part
+from compress.weights.key_layout import hub_name
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor

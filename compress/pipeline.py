@@ -17,14 +17,17 @@ from typing import Final
 from rich.markup import escape
 from rich.progress import Progress
 
-from compress import card, dataset, distill, evaluation, export, finetune, hub, prune, qlora, shared_stages
+from compress import card, comet, dataset, distill, evaluation, export, finetune, hub, prune, qlora, shared_stages
 from compress.audio import WINDOW_S
 from compress.checkpoint import Checkpoint
-from compress.collate import TrainingExample, prompt_of
 from compress.dataset import Corpus, Utterance
 from compress.errors import RecipeError
 from compress.evaluation import Evaluation
-from compress.recipe import Data, Distill, Export, Finetune, Mix, Prune, Qlora, Recipe, Split, Stage
+from compress.recipe import Data, Recipe, Split
+from compress.recipe_stages import Distill, Export, Finetune, Mix, Prune, Qlora, Stage
+from compress.recovery import Recovery
+from compress.training.collate import TrainingExample
+from compress.weights import storage
 
 SCORES_FILE: Final = "scores.json"
 BASELINE: Final = "baseline"
@@ -49,6 +52,7 @@ class Pipeline:
         progress: shows every stage's steps done and time left.
         labels: the teacher's translations, once a stage has made them.
         made: each stage's checkpoint by its name, so far.
+        comet_environment: where COMET is installed, if results are scored by it.
     """
 
     recipe: Recipe
@@ -56,6 +60,7 @@ class Pipeline:
     progress: Progress
     labels: tuple[TrainingExample, ...] = ()
     made: dict[str, Checkpoint] = field(default_factory=dict)
+    comet_environment: Path = comet.ENVIRONMENT
 
     def run(self, again: Sequence[str] = ()) -> list[Result]:
         """Carries out all stages, and reports on each checkpoint, the recipe's own model first.
@@ -153,8 +158,8 @@ class Pipeline:
                 examples = self.training(stage.mix)
                 return finetune.run(stage, self.recipe, examples, source, out, place, self.progress, self.cache)
             case Prune():
-                found, recover = self.split("search"), self._recovery(stage)
-                return prune.run(stage, self.recipe, found, source, out, place, self.progress, recover)
+                found, recovery = self.split("search"), self._recovery(stage)
+                return prune.run(stage, self.recipe, found, source, out, place, self.progress, recovery)
             case Distill():
                 self._distill(stage, place)
                 return source
@@ -163,7 +168,7 @@ class Pipeline:
                 return qlora.run(stage, self.recipe, examples, source, out, place, self.progress, self.cache)
             case Export():
                 clip = self.split("report")[0].audio.load()
-                return export.run(stage, source, out, clip=clip, prompt=prompt_of(self.recipe))
+                return export.run(stage, source, out, clip=clip, prompt=self.recipe.wording)
 
     def _distill(self, stage: Distill, place: Path) -> None:
         teacher = self.made[stage.teacher]
@@ -180,23 +185,26 @@ class Pipeline:
         number, before = [(i, one) for i, one in enumerate(stages, 1) if isinstance(one, Distill)][-1]
         return distill.kept(before, self.split("train"), self.place(number, before.name)).examples
 
-    def _recovery(self, stage: Prune) -> prune.Recover | None:
+    def _recovery(self, stage: Prune) -> Recovery | None:
         """Fine-tuning as the stage says, of those parts that the recipe's fine-tuning before it has trained."""
         if stage.recovery is None:
             return None
         before = [one for one in self.recipe.stages[: self.recipe.stages.index(stage)] if isinstance(one, Finetune)]
         frozen = before[-1].frozen if before else ()
         tuning = Finetune(name="recovery", optimisation=stage.recovery, frozen=frozen)
+        examples = self.training(tuning.mix)
 
-        def recover(source: Checkpoint, out: Path, work: Path) -> Checkpoint:
-            examples = self.training(tuning.mix)
+        def tune(source: Checkpoint, out: Path, work: Path) -> Checkpoint:
             return finetune.run(tuning, self.recipe, examples, source, out, work, self.progress, self.cache)
 
-        return recover
+        heard = [(one.id, one.audio.key, one.target) for one in examples]
+        return Recovery(storage.digest(tuning.model_dump(mode="json"), heard), tune)
 
     def _report(self, name: str, checkpoint: Checkpoint, place: Path) -> Result:
         report, file = self.split("report"), place / SCORES_FILE
-        found = evaluation.evaluate(checkpoint, self.recipe, report, "report", file, self.progress, self.cache)
+        found = evaluation.evaluate(
+            checkpoint, self.recipe, report, "report", file, self.progress, self.cache, self.comet_environment
+        )
         overall = [one for one in found.scores if not one.group]
         scores = ", ".join(f"{one.metric} {one.value:.2f} ({one.low:.1f}–{one.high:.1f})" for one in overall)
         parity = " (paper parity: searched on, too)" if self.recipe.data.paper_parity else ""
@@ -225,13 +233,19 @@ class Pipeline:
         for stage in self.recipe.stages:
             if isinstance(stage, Prune):
                 prune.check(stage)
+        if self.recipe.comet_model is not None:
+            comet.check(self.recipe.comet_model, self.comet_environment)
 
     def _list_data(self) -> None:
         """Finds what is wrong with the data that the stages are going to need."""
-        self.split("report")
+        report = self.split("report")
+        if self.recipe.comet_model is not None:
+            comet.refuse_untranscribed([one.transcript for one in report], "utterances to report on")
         for stage in self.recipe.stages:
             if isinstance(stage, Prune):
-                self.split("search")
+                found = self.split("search")
+                if stage.metric == "COMET":
+                    comet.refuse_untranscribed([one.transcript for one in found], "utterances to search on")
             if isinstance(stage, Finetune | Qlora | Distill) or (
                 isinstance(stage, Prune) and stage.recovery is not None
             ):

@@ -7,13 +7,16 @@ instruction, so everything up to the end of the audio is the same for all target
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from compress.errors import LanguageError
 
 SYSTEM: Final = "You are a professional translator."
 AUDIO_TOKEN: Final = "<|AUDIO|>"
 END_OF_TURN: Final = "<|im_end|>"
+
+# the chat format, or a line to go on with, as a model is asked that has not been taught to chat
+Style = Literal["instruct", "base"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,11 @@ def language(code: str) -> Language:
         raise LanguageError(f"unsupported target language {code!r}; supported: {', '.join(LANGUAGES)}") from None
 
 
-def translation(code: str) -> Prompt:
+def translation(code: str, style: Style = "instruct") -> Prompt:
     """The prompt that asks for a translation of English speech into language `code`."""
     instruction = f"Translate the English speech into {language(code).name}:"
+    if style == "base":
+        return Prompt(before="<|audio_bos|>", after=f"<|audio_eos|>{instruction}")
     return Prompt(
         before=f"<|im_start|>system\n{SYSTEM}{END_OF_TURN}\n<|im_start|>user\nAudio 1: <|audio_bos|>",
         after=f"<|audio_eos|>\n{instruction}{END_OF_TURN}\n<|im_start|>assistant\n",

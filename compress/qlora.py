@@ -15,14 +15,16 @@ from typing import Any, Final
 import torch
 from rich.progress import Progress
 
-from compress import adapter, storage, trainer, tuning
-from compress.architectures import Architecture
 from compress.checkpoint import ADAPTER_FOLDER, Checkpoint
-from compress.collate import TrainingExample, TrainingSet
 from compress.errors import RecipeError
-from compress.recipe import Qlora, Recipe
-from compress.storage import Form
-from compress.trainer import Processes
+from compress.recipe import Recipe
+from compress.recipe_stages import Qlora
+from compress.training import trainer, tuning
+from compress.training.collate import TrainingExample, TrainingSet
+from compress.training.trainer import Processes
+from compress.weights import adapter, storage
+from compress.weights.architectures import Architecture
+from compress.weights.storage import Form
 
 _BASE: Final = "base"
 

@@ -15,14 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from compress import storage
 from compress.checkpoint import Checkpoint
-from compress.collate import TrainingExample
 from compress.distill import LABELS_FILE
 from compress.errors import RecipeError
 from compress.prune import EVALUATIONS_FILE
-from compress.recipe import Distill, Finetune, Prune, Qlora, Recipe, Stage
-from compress.trainer import STATES
+from compress.recipe import Recipe
+from compress.recipe_stages import Distill, Finetune, Prune, Qlora, Stage
+from compress.training.collate import TrainingExample
+from compress.training.states import STATES
+from compress.weights import storage
 
 CHAIN_FILE: Final = "chain.json"
 

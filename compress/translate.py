@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 import torch
 from rich.progress import Progress
 
-from compress import clips, decoding, storage
+from compress import clips, decoding
 from compress.checkpoint import Checkpoint
-from compress.collate import prompt_of
 from compress.dataset import Utterance
 from compress.recipe import Recipe
+from compress.weights import storage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class Translator:
         """Translations of some of the utterances, in their order; `advance` is told how many are done."""
         model, longest = self._model, self._recipe.max_new_tokens
         audio = [torch.from_numpy(self._clips.load(one.audio)).to(model.device, model.dtype) for one in utterances]
-        return translate(model, self._processor, audio, prompt_of(self._recipe), longest, advance)
+        return translate(model, self._processor, audio, self._recipe.wording, longest, advance)
 
 
 def fingerprint(recipe: Recipe, utterances: Sequence[Utterance]) -> str:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.errors import RecipeError
 
@@ -20,6 +20,18 @@ _Loc = tuple[int | str, ...]
 _KIND: Final = "stage"
 # problems in whose words pydantic, or the model, has said what was found
 _EXPLAINED: Final = ("missing", "union_tag_invalid", "union_tag_not_found")
+
+
+class Strict(BaseModel):
+    """What a file must be: no key but those that are known, no number that is none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def refuse(problems: list[str]) -> None:
+    """Ends a validator of a model that has found such problems."""
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def validate(model: type[_Model], content: dict[str, Any], origin: str) -> _Model:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from compress.architectures import Architecture, is_linear
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, read_object
 from compress.checks.patient import Finding, Patient, first_of, outside_the_decoder
 from compress.errors import CheckpointError
-from compress.key_layout import hub_name, memory_name
-from compress.size import read_header
+from compress.weights.architectures import Architecture, is_linear
+from compress.weights.key_layout import hub_name, memory_name
+from compress.weights.size import read_header
 
 _LM_HEAD: Final = "language_model.lm_head.weight"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from compress.architectures import Architecture
-from compress.size import Entry
+from compress.weights.architectures import Architecture
+from compress.weights.size import Entry
 
 EngineName = Literal["transformers", "vllm"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from compress.architectures import Architecture
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, missing_files, read_object, unsafe_files
 from compress.checks.patient import Finding, Patient, first_of
 from compress.errors import CheckpointError
-from compress.key_layout import KeyLayout, hub_name, layout_of
-from compress.size import read_header
+from compress.weights.architectures import Architecture
+from compress.weights.key_layout import KeyLayout, hub_name, layout_of
+from compress.weights.size import read_header
 
 _INDEX: Final = "model.safetensors.index.json"
 _LAYER: Final = re.compile(r"(audio_tower|language_model\.model)\.layers\.(\d+)\.")

@@ -15,7 +15,7 @@ from compress.audio import decode
 from compress.commands.console import console
 from compress.errors import RecipeError
 from compress.prompt import translation
-from compress.recipe import Export
+from compress.recipe_stages import Export
 
 
 def doctor(

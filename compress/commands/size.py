@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress.architectures import QWEN2_AUDIO_7B, Architecture
 from compress.errors import RecipeError
-from compress.size import Layout, Share, Size, measure, plan_size
+from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
+from compress.weights.size import Layout, Share, Size, measure, plan_size
 
 
 def size(

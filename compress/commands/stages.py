@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -13,7 +13,8 @@ from rich.table import Table
 from compress import recipe as recipes
 from compress.commands.console import console, shown
 from compress.errors import RecipeError
-from compress.recipe import Recipe, Stage
+from compress.recipe import Recipe
+from compress.recipe_stages import Stage
 
 if TYPE_CHECKING:
     from compress.plan import Need
@@ -35,15 +36,19 @@ def run(
     changes: _Set = None,
 ) -> None:
     """Carry out a recipe: all its stages in order, each resumable, each reported on."""
+    from compress import disk
     from compress import plan as plans
 
     chosen = recipes.load(recipe, changes or [])
-    needs = plans.plan(chosen)
+    found = plans.plan(chosen)
     if plan:
-        console.print(_plan_table(chosen, needs))
-    disk = plans.check_disk(needs, work / chosen.name)
-    memory = max((need.memory_bytes for need in needs), default=0)
-    console.print(f"{disk / 1e9:.2f} GB on disk, at most {memory / 1e9:.2f} GB of memory and activations")
+        console.print(_plan_table(chosen, found.needs))
+    work_gb, memory_gb = found.work_bytes / 1e9, found.memory_bytes / 1e9
+    console.print(f"{work_gb:.2f} GB on disk, at most {memory_gb:.2f} GB of memory and activations")
+    download = f", and {found.download_bytes / 1e9:.2f} GB for the model from the hub" if found.download_bytes else ""
+    console.print(f"besides, about {found.audio_bytes / 1e9:.2f} GB of encoded audio{download}")
+    if warning := disk.check(found, work):
+        console.print(f"[yellow]it may become tight: {escape(warning)}", soft_wrap=True)
     if plan:
         return
     from compress.pipeline import Pipeline
@@ -51,11 +56,13 @@ def run(
     with shown() as progress:
         results = Pipeline(chosen, work, progress).run(again or [])
     table = Table(title=chosen.name, title_justify="left")
-    for heading in ("model", *(one.metric for one in results[0].report.scores if not one.group), "MB"):
+    overall = [{one.metric: one for one in result.report.scores if not one.group} for result in results]
+    metrics = dict.fromkeys(metric for scores in overall for metric in scores)
+    for heading in ("model", *metrics, "MB"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for result in results:
-        scores = [f"{one.value:.2f}" for one in result.report.scores if not one.group]
-        table.add_row(result.stage, *scores, f"{result.checkpoint.n_bytes / 1e6:.1f}")
+    for result, scores in zip(results, overall, strict=True):
+        values = [f"{scores[metric].value:.2f}" if metric in scores else "–" for metric in metrics]
+        table.add_row(result.stage, *values, f"{result.checkpoint.n_bytes / 1e6:.1f}")
     console.print(table)
     console.print(f"[green]{escape(str(results[-1].checkpoint.path))}", soft_wrap=True)
 
@@ -99,7 +106,7 @@ VERBS: Final = {
 }
 
 
-def _plan_table(recipe: Recipe, needs: list[Need]) -> Table:
+def _plan_table(recipe: Recipe, needs: Sequence[Need]) -> Table:
     table = Table(title=escape(f"{recipe.name}: {recipe.about}"), title_justify="left")
     for heading in ("stage", "verb", "data", "layers"):
         table.add_column(heading)

@@ -20,7 +20,6 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from compress import comet
-from compress.errors import RecipeError
 
 Counts = NDArray[np.int64]
 
@@ -144,8 +143,7 @@ class Comet:
     """
 
     def __init__(self, sources: Sequence[str], references: Sequence[str], model: str) -> None:
-        if not all(sources):
-            raise RecipeError(f"COMET needs transcripts: {sum(not one for one in sources)} of {len(sources)} are empty")
+        comet.refuse_untranscribed(sources, "utterances to search on")
         self._sources = list(sources)
         self._references = list(references)
         self._model = model

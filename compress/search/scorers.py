@@ -9,9 +9,9 @@ import psutil
 import torch
 
 from compress import comet
-from compress.recipe import Metric, Prune
+from compress.recipe_stages import Metric, Prune
 from compress.search import single
-from compress.search.bench import Bench
+from compress.search.bench import Bench, Exam
 from compress.search.greedy import Scorer
 from compress.search.metrics import Bleu, Chrf, Comet, CorpusMetric
 from compress.search.network import Network
@@ -38,13 +38,13 @@ def metric_of(stage: Prune, language: str) -> Metric:
     return stage.metric or ("chrF" if language == "zh" else "chrF++")
 
 
-def corpus_metric(stage: Prune, bench: Bench) -> CorpusMetric:
-    """The stage's metric, which knows the bench's references.
+def corpus_metric(stage: Prune, exam: Exam) -> CorpusMetric:
+    """The stage's metric, which knows the exam's references.
 
     Raises:
         RecipeError: COMET without transcripts.
     """
-    references, language = bench.references, bench.language
+    references, language = exam.references, exam.language
     match metric_of(stage, language):
         case "chrF":
             return Chrf(references, word_order=0)
@@ -53,7 +53,7 @@ def corpus_metric(stage: Prune, bench: Bench) -> CorpusMetric:
         case "BLEU":
             return Bleu(references, "zh" if language == "zh" else "13a")
         case "COMET":
-            return Comet(bench.sources, references, stage.comet_model)
+            return Comet(exam.sources, references, stage.comet_model)
 
 
 def scorer(bench: Bench, stage: Prune) -> Scorer:
@@ -63,7 +63,7 @@ def scorer(bench: Bench, stage: Prune) -> Scorer:
         RecipeError: see `check` and `corpus_metric`.
     """
     check(stage)
-    metric = corpus_metric(stage, bench)
+    metric = corpus_metric(stage, bench.exam)
     if stage.mode == "naive" or stage.part == "tower":
         return one_by_one(bench, stage.part, "naive" if stage.mode == "naive" else "batched", metric)
     return race(bench, metric, fast=stage.mode == "fast")
@@ -92,11 +92,11 @@ def race(
     """
     free_bytes = int(_free_bytes(bench.model.device) * _MEMORY_SHARE)
     return Race(
-        network=Network(bench.model, bench.processor, bench.prompt),
+        network=Network(bench.model, bench.processor, bench.exam.prompt),
         processor=bench.processor,
         audio=bench.audio,
         metric=metric,
-        max_new_tokens=bench.max_new_tokens,
+        max_new_tokens=bench.exam.max_new_tokens,
         keep_bytes=free_bytes if keep_bytes is None else keep_bytes,
         decode_bytes=free_bytes,
         advance=bench.advance,
@@ -106,7 +106,7 @@ def race(
 
 def influence(bench: Bench) -> dict[int, float]:
     """Block influence of every decoder layer, summed over the prompts' tokens, see `baselines`."""
-    network = Network(bench.model, bench.processor, bench.prompt)
+    network = Network(bench.model, bench.processor, bench.exam.prompt)
     total: dict[int, float] = {}
     for clip in bench.audio:
         for layer, value in Prompts(network, [clip], keep_bytes=0).influence():

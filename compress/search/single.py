@@ -14,7 +14,7 @@ from compress.model import without_layers
 from compress.search.bench import Bench, encode
 from compress.search.greedy import DECIMALS, Evaluation, Round
 from compress.search.metrics import CorpusMetric
-from compress.translate import text_of, translate
+from compress.translate import text_of
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration
@@ -52,15 +52,15 @@ class OneByOne:
 
 def naive(bench: Bench) -> list[str]:
     """The published way: `generate` on one utterance after the other, each padded to 30 s and encoded anew."""
-    model, processor, prompt = bench.model, bench.processor, bench.prompt
+    model, processor, exam = bench.model, bench.processor, bench.exam
     texts = []
-    for clip in bench.clips:
-        inputs = processor(text=prompt.text, audio=[clip], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    for clip in exam.clips:
+        inputs = processor(text=exam.prompt.text, audio=[clip], sampling_rate=SAMPLE_RATE, return_tensors="pt")
         inputs = inputs.to(model.device, model.dtype)
         with torch.inference_mode():
             ids = model.generate(  # type: ignore[misc]  # transformers' hints leave this class out
                 **inputs,
-                max_new_tokens=bench.max_new_tokens,
+                max_new_tokens=exam.max_new_tokens,
                 do_sample=False,
                 repetition_penalty=1.0,
                 # what ends a translation everywhere else, whatever the checkpoint declares
@@ -73,10 +73,9 @@ def naive(bench: Bench) -> list[str]:
 
 def batched(bench: Bench) -> list[str]:
     """Batches of utterances whose audio was encoded once: for candidates in the decoder."""
-    return translate(bench.model, bench.processor, bench.audio, bench.prompt, bench.max_new_tokens, bench.advance)
+    return bench.translations()
 
 
 def encoding_anew(bench: Bench) -> list[str]:
     """Batches of utterances whose audio is encoded each time: for candidates in the tower."""
-    audio = encode(bench.model, bench.processor, bench.clips)
-    return translate(bench.model, bench.processor, audio, bench.prompt, bench.max_new_tokens, bench.advance)
+    return bench.translations(encode(bench.model, bench.processor, bench.exam.clips))

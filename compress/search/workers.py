@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.audio import Samples
 from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
-from compress.prompt import Prompt
-from compress.recipe import Prune
+from compress.recipe_stages import Prune
 from compress.search import scorers
-from compress.search.bench import Bench, encode
+from compress.search.bench import Bench, Exam, encode
 from compress.search.greedy import Evaluation, Round, Scorer, best
 
 
@@ -32,34 +30,18 @@ class Task:
     Attributes:
         checkpoint: directory of the model, which every worker can read.
         stage: the search.
-        prompt, max_new_tokens, clips, references, sources, language: see `bench.Bench`.
+        exam: what candidates are scored on.
     """
 
     checkpoint: Path
     stage: Prune
-    prompt: Prompt
-    max_new_tokens: int
-    clips: Sequence[Samples]
-    references: Sequence[str]
-    sources: Sequence[str]
-    language: str
+    exam: Exam
 
     def bench(self, advance: Callable[[int], None]) -> Bench:
         """Loads the model and encodes the clips."""
         source = Checkpoint.open(self.checkpoint)
         model, processor = source.load_for_inference(), source.load_processor()
-        return Bench(
-            model=model,
-            processor=processor,
-            prompt=self.prompt,
-            max_new_tokens=self.max_new_tokens,
-            clips=self.clips,
-            audio=encode(model, processor, self.clips),
-            references=self.references,
-            sources=self.sources,
-            language=self.language,
-            advance=advance,
-        )
+        return Bench(model, processor, self.exam, encode(model, processor, self.exam.clips), advance)
 
 
 class Worker:
@@ -99,7 +81,7 @@ class Workers(Scorer):
         remote = ray.remote(num_cpus=0, num_gpus=n_gpus, max_restarts=-1, max_task_retries=-1)(Worker)
         self._task = ray.put(task)  # held, for a worker that is started anew asks for it again
         self.actors: list[Any] = [remote.remote(self._task, n_threads) for _ in range(n_workers)]
-        self._n_utterances = len(task.references)
+        self._n_utterances = len(task.exam.references)
         self._advance = advance
 
     def evaluate(

@@ -18,9 +18,10 @@ from transformers import (
     Qwen2AudioProcessor,
 )
 
-from compress import adapter, model, storage
+from compress import model
 from compress.checkpoint import ADAPTER_FOLDER, Checkpoint
-from compress.recipe import Optimisation, Qlora
+from compress.recipe_stages import Optimisation, Qlora
+from compress.weights import adapter, storage
 
 RANK = 8
 N_TOWER_LAYERS, N_LAYERS = 1, 3

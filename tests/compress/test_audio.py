@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import soxr
 from numpy.typing import NDArray
 
 from compress import audio
-from compress.audio import FORMATS, N_FRAMES, N_SAMPLES, SAMPLE_RATE, decode, sniff
+from compress.audio import FORMATS, N_FRAMES, N_SAMPLES, SAMPLE_RATE, decode, decode_blocks, sniff
 from compress.errors import AudioError, AudioTooLong, CorruptAudio, EmptyAudio, UnsupportedAudio
 from tests.compress.containers import CODECS, encode, encode_video
 
@@ -250,3 +252,90 @@ def test_a_small_file_of_a_long_silence_is_not_decoded_to_its_end() -> None:
     data = encode(np.zeros((1, 600 * 8_000)), 8_000, "flac")
     with pytest.raises(AudioTooLong):
         decode(data, max_s=30)
+
+
+class CountingFile(io.BytesIO):
+    """A file that knows how many of its bytes were read."""
+
+    n_read = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.n_read += len(data)
+        return data
+
+
+@cache
+def a_minute(name: str) -> bytes:
+    """A file of noise, which no coder makes small."""
+    n_channels = 2 if name == "ogg" else 1  # see above
+    return encode(np.random.default_rng(0).normal(0, 0.1, (n_channels, 60 * 8_000)), 8_000, name)
+
+
+@pytest.mark.parametrize("name", ["flac", "opus", "m4a"])
+def test_a_file_that_tells_its_length_is_refused_before_anything_is_decoded(name: str) -> None:
+    file = CountingFile(a_minute(name))
+    with pytest.raises(AudioTooLong, match=r"longer than the limit of 30 s"):
+        next(decode_blocks(file, max_s=30))
+    assert file.n_read < len(file.getvalue()) / 2
+
+
+def wav_claiming(rate: int, n_channels: int, n_bytes: int) -> bytes:
+    sizes = (b"RIFF", 36 + n_bytes, b"WAVE", b"fmt ", 16, 1, n_channels, rate, rate * n_channels, n_channels, 8)
+    return struct.pack("<4sI4s4sIHHIIHH", *sizes) + struct.pack("<4sI", b"data", n_bytes) + bytes(n_bytes)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000])
+def test_a_rate_that_no_recording_has_is_corrupt(rate: int) -> None:
+    # at 1 Hz, a kilobyte would become 16 million samples
+    with pytest.raises(CorruptAudio, match=f"claims a sample rate of {rate} Hz"):
+        decode(wav_claiming(rate, 1, 8_000))
+
+
+@pytest.mark.parametrize("n_channels", [6, 7, 8, 9, 16])
+def test_many_channels_do_no_harm(n_channels: int) -> None:
+    # exactly eight in separate planes end the process in PyAV
+    assert len(decode(wav_claiming(48_000, n_channels, 4_800 * n_channels))) == SAMPLE_RATE // 10
+
+
+def test_what_unpacks_to_too_much_for_its_length_is_refused() -> None:
+    data = wav_claiming(192_000, 8, 8 * 2 * 192_000)
+    assert len(decode(data)) == 2 * SAMPLE_RATE
+    with pytest.raises(AudioTooLong, match="more than stereo at 192 kHz"):
+        decode(data, max_s=2.5)
+
+
+# --- piece by piece ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_long_file_is_read_as_it_is_decoded(name: str) -> None:
+    file = CountingFile(a_minute(name))
+    blocks = decode_blocks(file)
+    first = next(blocks)
+    assert file.n_read < len(file.getvalue()) / 2
+    sizes = [len(first), *map(len, blocks)]
+    assert min(sizes) > 0
+    assert max(sizes) < SAMPLE_RATE
+    assert sum(sizes) == pytest.approx(60 * SAMPLE_RATE, rel=0.01)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_decoding_ends_where_it_is_told_to(name: str) -> None:
+    for n_answers in (0, 1, 2, 5, 50, 200):
+        n_asked = 0
+
+        def stop(n_answers: int = n_answers) -> bool:
+            nonlocal n_asked
+            n_asked += 1
+            return n_asked > n_answers
+
+        n_samples = sum(map(len, decode_blocks(io.BytesIO(a_minute(name)), stop=stop)))
+        assert n_samples < 60 * SAMPLE_RATE
+        assert n_answers < n_asked < n_answers + 20, "it was left at once"
+
+
+def test_a_junk_file_that_was_stopped_is_not_called_corrupt() -> None:
+    assert not list(decode_blocks(io.BytesIO(b"OggS" + bytes(5000)), stop=lambda: True))
+    with pytest.raises(CorruptAudio):
+        list(decode_blocks(io.BytesIO(b"OggS" + bytes(5000))))

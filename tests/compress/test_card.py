@@ -12,7 +12,7 @@ import yaml
 from compress import card
 from compress.checkpoint import POCKET
 from compress.score import Score
-from compress.size import measure
+from compress.weights.size import measure
 
 SCORE: dict[str, Any] = {
     "metric": "chrF++",
@@ -76,6 +76,15 @@ def test_scores_have_split_interval_and_signature() -> None:
     assert "| report | daily, seen voices | de | chrF++ | 58.25 (54.62–61.87) | 100 |" in text
     assert text.count("`nrefs:1|bs:1000|version:2.6.0`") == 1
     assert "Not scored" not in text
+
+
+def test_comet_is_explained_where_it_is_shown() -> None:
+    comet = SCORE | {"metric": "COMET", "value": -41.96, "low": -50.0, "high": -33.3, "signature": "nrefs:1|model:x"}
+    text = render(scores=[SCORE, comet])
+    assert "COMET is times 100, and has no bounds." in text
+    assert "| COMET | -41.96 (-50.00–-33.30) |" in text
+    assert "- COMET, de: `nrefs:1|model:x`" in text
+    assert "COMET" not in render(scores=[SCORE])
 
 
 def test_without_scores_it_says_so() -> None:

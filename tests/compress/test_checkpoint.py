@@ -15,7 +15,7 @@ from transformers import Qwen2AudioProcessor
 
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, LINEAGE_FILE, POCKET, Checkpoint
 from compress.errors import CheckpointError
-from compress.storage import Form
+from compress.weights.storage import Form
 from tests.compress import narrow
 
 

@@ -15,9 +15,9 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from compress import clips, decoding
 from compress.audio import N_SAMPLES, Samples
 from compress.clips import Clips
-from compress.collate import TrainingExample
 from compress.errors import CorruptAudio, RecipeError
 from compress.model import freeze
+from compress.training.collate import TrainingExample
 from tests.compress.conftest import sound
 from tests.compress.toy_training import Sound, examples
 

@@ -13,12 +13,14 @@ import sacrebleu
 from rich.progress import Progress
 from transformers import Qwen2AudioProcessor
 
-from compress import distill, model, storage
+from compress import distill, model
 from compress.checkpoint import Checkpoint
 from compress.dataset import Utterance
 from compress.distill import LABELS_FILE, Labels
 from compress.errors import RecipeError
-from compress.recipe import Data, Distill, Recipe
+from compress.recipe import Data, Recipe
+from compress.recipe_stages import Distill
+from compress.weights import storage
 from tests.compress import babbler
 from tests.compress.deadly import run_and_die
 from tests.compress.toy_training import Sound

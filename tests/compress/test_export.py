@@ -16,19 +16,21 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioProcessor
 
-from compress import doctor, export, qlora, storage
-from compress.architectures import Architecture
+from compress import doctor, export, qlora
 from compress.audio import Samples, decode
 from compress.checkpoint import ADAPTER_WEIGHTS, POCKET, Checkpoint
 from compress.errors import CheckpointError, RecipeError
-from compress.prompt import Prompt, translation
-from compress.recipe import Data, Export, Optimisation, Qlora, Recipe
-from compress.size import Layout, measure, plan_size, planned_entries
-from compress.storage import Form
+from compress.prompt import translation
+from compress.recipe import Data, Recipe
+from compress.recipe_stages import Export, Optimisation, Qlora
+from compress.weights import storage
+from compress.weights.architectures import Architecture
+from compress.weights.size import Layout, measure, plan_size, planned_entries
+from compress.weights.storage import Form
 from tests.compress import narrow
 from tests.compress.conftest import sound
-from tests.compress.test_size import assert_as_planned
 from tests.compress.toy_training import examples
+from tests.compress.weights.test_size import assert_as_planned
 
 pytest.importorskip("peft", reason="this environment is behind requirements/test.txt")
 
@@ -348,6 +350,5 @@ def test_a_refusal_is_told_in_the_hubs_words(source: Checkpoint) -> None:
 
 
 def test_a_prompt_of_the_base_model_will_do(source: Checkpoint, tmp_path: Path) -> None:
-    prompt = Prompt(before="<|audio_bos|>", after="<|audio_eos|>Translate the English speech into German:")
-    made = export.run(stage("bf16"), source, tmp_path / "out", clip=sound(0.5), prompt=prompt)
+    made = export.run(stage("bf16"), source, tmp_path / "out", clip=sound(0.5), prompt=translation("de", "base"))
     assert isinstance(made.lineage["trial"], str)

@@ -21,12 +21,13 @@ from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from compress import finetune
-from compress.architectures import Architecture
 from compress.checkpoint import ADAPTER_FOLDER, Checkpoint
 from compress.errors import CheckpointError, RecipeError
 from compress.model import decoder_layers, save, tower_layers
-from compress.recipe import Finetune
-from compress.trainer import LOSSES_FILE, STATES
+from compress.recipe_stages import Finetune
+from compress.training.states import STATES
+from compress.training.trainer import LOSSES_FILE
+from compress.weights.architectures import Architecture
 from tests.compress.toy_training import Sound, examples, recipe
 
 ROOT: Final = Path(__file__).parents[2]

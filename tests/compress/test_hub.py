@@ -76,6 +76,21 @@ def test_a_commit_in_the_cache_needs_no_network(tmp_path: Path) -> None:
     assert (found.path, found.name) == (snapshot, "pocket")
 
 
+def test_what_is_held_of_a_model_is_counted_once(tmp_path: Path) -> None:
+    assert hub.held(MODEL, tmp_path) == (tmp_path / "models--someone--student", 0)
+    blobs = tmp_path / "models--someone--student" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "0").write_bytes(b"12345")
+    (snapshot := blobs.parent / "snapshots" / COMMIT).mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to(blobs / "0")
+    assert hub.held(MODEL, tmp_path)[1] == 5
+
+
+def test_names_of_the_hub_are_told_from_directories(tmp_path: Path) -> None:
+    assert hub.is_on_hub(MODEL)
+    assert not any(map(hub.is_on_hub, ["pocket", "./a", "~/a", "/a", "a", "a/b/c", str(tmp_path)]))
+
+
 def test_a_model_without_lineage_is_called_by_repository_and_commit(tmp_path: Path) -> None:
     fill_cache(tmp_path, lineage=False)
     found = hub.fetch(MODEL, COMMIT, tmp_path)

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from compress import model as parts
-from compress.architectures import Architecture
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import translation
+from compress.weights.architectures import Architecture
 from tests.compress.conftest import build, sound
 
 N_DECODER, N_TOWER = 5, 3

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,8 @@ import pytest
 import torch
 from transformers import Qwen2AudioProcessor
 
-from compress import storage
+from compress import audio_plan
+from compress import recipe as recipes
 from compress.audio import SAMPLE_RATE
 from compress.card import CARD_FILE
 from compress.checkpoint import Checkpoint
@@ -24,8 +26,9 @@ from compress.errors import CheckpointError, RecipeError
 from compress.model import decoder_layers
 from compress.pipeline import BASELINE, SCORES_FILE, Result
 from compress.prune import EVALUATIONS_FILE
-from compress.trainer import LOSSES_FILE
-from tests.compress import narrow, toy_pipeline
+from compress.training.trainer import LOSSES_FILE
+from compress.weights import storage
+from tests.compress import comet_stand_in, narrow, toy_pipeline
 from tests.compress.conftest import sound
 from tests.compress.containers import encode
 from tests.compress.toy_pipeline import N_BY_SPLIT, NAMES, carry_out, pipeline
@@ -171,6 +174,17 @@ def test_recovery_leaves_alone_what_fine_tuning_left_alone(finished: Finished) -
     assert (place(finished[0], "prune-more") / "01" / "recovery" / LOSSES_FILE).is_file()
 
 
+def test_the_cache_holds_the_sounds_that_were_planned(finished: Finished, recipe: Path) -> None:
+    planned: dict[object, int] = {}
+    chosen = recipes.load(recipe)
+    for ear, (data, split) in audio_plan.heard(chosen):
+        planned[ear] = planned.get(ear, 0) + audio_plan.n_utterances(data, "de", split)
+    folders = [folder for folder in (finished[0] / "audio").iterdir() if folder.is_dir()]
+    n_by_folder = {folder.name: len(list(folder.rglob("*.npy"))) for folder in folders}
+    assert n_by_folder.pop("samples") == planned.pop("samples")
+    assert sorted(n_by_folder.values()) == sorted(planned.values())
+
+
 # --- again ------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +223,56 @@ def test_a_changed_setting_is_named_and_nothing_is_overwritten(
     with pytest.raises(RecipeError, match=complaint):
         carry_out(recipe, work, settings=[setting])
     assert ages(work, "*.safetensors") == before
+
+
+# --- COMET ------------------------------------------------------------------------------------------------------
+
+
+def judged(recipe: Path, work: Path, environment: Path, settings: list[str]) -> tuple[list[Result], str]:
+    """Carried out with COMET from that environment, and what was printed."""
+    made, printed = pipeline(recipe, work, settings)
+    return replace(made, comet_environment=environment).run(), printed.getvalue()
+
+
+def test_comet_is_added_to_a_finished_run_and_stays(recipe: Path, work: Path, tmp_path: Path) -> None:
+    environment, before = comet_stand_in.install(tmp_path / "environment"), ages(work)
+    results, printed = judged(recipe, work, environment, ["comet_model=someone/judge"])
+    assert [result.stage for result in results] == [BASELINE, *NAMES]
+    assert len(comet_stand_in.calls(environment)) == len(results)
+    changed = {Path(name).name for name, age in ages(work).items() if age != before.get(name)}
+    assert changed == {SCORES_FILE, "lineage.json", CARD_FILE}
+    for result in results:
+        comet = result.report.overall("COMET")
+        assert scores(work, result.stage)[-1] == comet.as_json()
+        assert f", COMET {comet.value:.2f} ({comet.low:.1f}–{comet.high:.1f})" in printed
+    last = results[-1].checkpoint
+    assert last.lineage["scores"][-1] == results[-1].report.overall("COMET").as_json() | {"paper_parity": False}
+    assert "`nrefs:1|bs:1000|seed:12345|model:someone/judge|" in (last.path / CARD_FILE).read_text()
+    before = ages(work)
+    again = carry_out(recipe, work)
+    assert [result.report for result in again] == [result.report for result in results]
+    assert ages(work) == before
+
+
+def test_comet_that_cannot_be_had_is_refused_before_any_training(recipe: Path, tmp_path: Path) -> None:
+    environment, work = comet_stand_in.install(tmp_path / "environment"), tmp_path / "work"
+    with pytest.raises(RecipeError, match=r"COMET needs an environment of its own, .*: run `make comet`"):
+        judged(recipe, work, tmp_path / "nowhere", ["comet_model=someone/judge"])
+    with pytest.raises(CheckpointError, match="COMET could not get someone/missing"):
+        judged(recipe, work, environment, ["comet_model=someone/missing"])
+    assert not work.exists()
+
+
+def test_comet_without_transcripts_is_refused_before_any_training(recipe: Path, tmp_path: Path) -> None:
+    environment, work = comet_stand_in.install(tmp_path / "environment"), tmp_path / "work"
+    data = Path(shutil.copytree(recipe.parent / "data", tmp_path / "data"))
+    rows = [json.loads(line) for line in (data / "manifest.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["transcript"]
+    (data / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RecipeError, match="COMET needs English transcripts: 3 of 3 utterances to report on have none"):
+        judged(recipe, work, environment, ["comet_model=someone/judge", f"data.path={data / 'manifest.jsonl'}"])
+    assert not (work / "toy").exists()
 
 
 # --- refused at once --------------------------------------------------------------------------------------------

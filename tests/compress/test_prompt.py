@@ -19,6 +19,11 @@ def test_translation_asks_in_the_papers_words(code: str, name: str) -> None:
     assert language(code).name == name
 
 
+def test_the_base_model_is_asked_without_a_chat() -> None:
+    asked = f"<|audio_bos|>{AUDIO_TOKEN}<|audio_eos|>Translate the English speech into German:"
+    assert translation("de", "base").text == asked
+
+
 def test_everything_up_to_the_audio_is_the_same_for_all_languages() -> None:
     prompts = [*map(translation, LANGUAGES)]
     assert len({prompt.before for prompt in prompts}) == 1

@@ -16,12 +16,15 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 from transformers import Qwen2AudioProcessor
 
-from compress import qlora, storage
+from compress import qlora
 from compress.checkpoint import ADAPTER_WEIGHTS, Checkpoint
 from compress.errors import CheckpointError, RecipeError
-from compress.recipe import Data, Qlora, Recipe
-from compress.storage import Form
-from compress.trainer import LOSSES_FILE, STATES
+from compress.recipe import Data, Recipe
+from compress.recipe_stages import Qlora
+from compress.training.states import STATES
+from compress.training.trainer import LOSSES_FILE
+from compress.weights import storage
+from compress.weights.storage import Form
 from tests.compress import narrow
 from tests.compress.toy_training import examples
 

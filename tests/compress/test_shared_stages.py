@@ -14,13 +14,16 @@ from transformers import Qwen2AudioProcessor
 from compress import recipe as recipes
 from compress import shared_stages
 from compress.checkpoint import POCKET, Checkpoint
-from compress.collate import TrainingExample
-from compress.dataset import FileAudio
+from compress.dataset import FileAudio, Utterance
 from compress.distill import LABELS_FILE
 from compress.pipeline import BASELINE, SCORES_FILE
 from compress.prune import EVALUATIONS_FILE
 from compress.recipe import Recipe
+from compress.recipe_stages import Stage
 from compress.shared_stages import CHAIN_FILE, Chain, take_over
+from compress.training.collate import TrainingExample
+from compress.translate import fingerprint
+from compress.weights import storage
 from tests.compress import toy_pipeline
 from tests.compress.toy_pipeline import pipeline
 
@@ -161,7 +164,7 @@ def chain(name: str, stage: str, file: Path, *settings: str) -> Chain:
     return shared_stages.chain(found, of(found, stage), pocket, pocket, read)
 
 
-def of(found: Recipe, name: str) -> recipes.Stage:
+def of(found: Recipe, name: str) -> Stage:
     return next(stage for stage in found.stages if stage.name == name)
 
 
@@ -219,6 +222,27 @@ def test_a_chain_names_what_a_stage_builds_on_and_nothing_else(file: Path) -> No
     ]
     assert chain("setup2-de", "recover", file)["out_of_domain"] is None
     assert chain("setup2-de", "qlora", file)["out_of_domain"]["source"] == "covost2"
+
+
+def test_work_of_earlier_versions_is_still_known(file: Path) -> None:
+    """Digests as the version before COMET scored results wrote them: another one would make everything anew."""
+    content = {
+        "name": "toy",
+        "model": "toy",
+        "language": "de",
+        "data": {"source": "pocket", "domain": "talks"},
+        "stages": [{"stage": "finetune"}, {"stage": "prune", "n_remove": 2}],
+    }
+    model = Checkpoint(Path("teacher"), "teacher", {}, 1000)
+    sound = FileAudio(file)
+    for settings in ({}, {"comet_model": "someone/judge"}):
+        recipe = recipes.parse(content | settings, "toy")
+        prune = recipe.stages[1]
+        made = shared_stages.chain(recipe, prune, model, model, [TrainingExample("u", sound, "Guten Tag.")])
+        assert storage.digest(made) == "ca7507fdb75c"
+        data = fingerprint(recipe, [Utterance("u", sound, "Guten Tag.")])
+        assert storage.digest(model.identity, data) == "01deedf9663a"  # of its scores
+        assert storage.digest(prune.model_dump(mode="json"), data, model.identity) == "0b867d1e0024"
 
 
 def test_other_data_make_another_chain(file: Path) -> None:

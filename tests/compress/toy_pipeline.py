@@ -74,7 +74,13 @@ def write_data(directory: Path) -> Path:
     directory.mkdir()
     splits = [split for split, n in N_BY_SPLIT.items() for _ in range(n)]
     rows = [
-        {"id": f"u{i}", "audio": f"{i}.wav", "translation": f"{i}. {TARGETS[i % len(TARGETS)]}", "split": split}
+        {
+            "id": f"u{i}",
+            "audio": f"{i}.wav",
+            "translation": f"{i}. {TARGETS[i % len(TARGETS)]}",
+            "transcript": f"Sentence {i}.",
+            "split": split,
+        }
         for i, split in enumerate(splits)
     ]
     for i, row in enumerate(rows):

@@ -12,8 +12,9 @@ from rich.progress import Progress
 from compress import finetune
 from compress.audio import Samples
 from compress.checkpoint import Checkpoint
-from compress.collate import TrainingExample
-from compress.recipe import Data, Finetune, Recipe
+from compress.recipe import Data, Recipe
+from compress.recipe_stages import Finetune
+from compress.training.collate import TrainingExample
 from tests.compress.conftest import sound
 
 TARGETS = ("Hallo Welt!", "Guten Tag.", "Der Zug nach München fährt heute um neun Uhr.", "Nein, danke.", "Wo ist er?")

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from compress.checkpoint import POCKET
-from compress.size import measure
+from compress.weights.size import measure
 from tests.compress.commands.conftest import Run
 
 
@@ -78,5 +78,6 @@ def test_a_mistake_is_explained_without_a_traceback(run: Run, arguments: list[ob
 
 
 def test_measuring_needs_no_torch() -> None:
-    command = "import sys; from compress.size import measure; measure(sys.argv[1]); assert 'torch' not in sys.modules"
+    measuring = "import sys; from compress.weights.size import measure; measure(sys.argv[1])"
+    command = f"{measuring}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", command, str(POCKET)], check=True)

@@ -12,7 +12,7 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from compress.audio import Samples
 from compress.prompt import translation
 from compress.search import scorers
-from compress.search.bench import Bench
+from compress.search.bench import Bench, Exam
 from compress.search.greedy import Round, Scorer, is_beaten, search
 from compress.search.log import Forgetful
 from compress.search.metrics import Chrf, CorpusMetric
@@ -55,19 +55,19 @@ class Setting:
     def metric(self) -> CorpusMetric:
         return Chrf(self.references, word_order=0 if self.language == "zh" else 2)
 
-    def bench(self, advance: Callable[[int], None] = nobody) -> Bench:
-        return Bench(
-            model=self.model,
-            processor=self.processor,
+    @property
+    def exam(self) -> Exam:
+        return Exam(
             prompt=translation(self.language),
             max_new_tokens=self.limit,
             clips=self.clips,
-            audio=self.audio,
             references=self.references,
             sources=[""] * len(self.references),
             language=self.language,
-            advance=advance,
         )
+
+    def bench(self, advance: Callable[[int], None] = nobody) -> Bench:
+        return Bench(self.model, self.processor, self.exam, self.audio, advance)
 
     def network(self) -> Network:
         return Network(self.model, self.processor, translation(self.language))

@@ -186,7 +186,7 @@ def test_bleu_is_sacrebleus_and_has_no_bound(tokenizer: str, language: int) -> N
 
 
 def test_comet_wants_transcripts_and_has_no_bound() -> None:
-    with pytest.raises(RecipeError, match="COMET needs transcripts: 1 of 2 are empty"):
+    with pytest.raises(RecipeError, match="COMET needs English transcripts: 1 of 2 utterances to search on have none"):
         Comet(["Good morning.", ""], ["Guten Morgen.", "Gute Nacht."], "model.ckpt")
     metric = Comet(["Good morning.", "Good night."], ["Guten Morgen.", "Gute Nacht."], "model.ckpt")
     assert metric.bound(["Guten Morgen.", None], {1: "Gute"}) == math.inf

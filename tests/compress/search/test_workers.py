@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,12 @@ from transformers import Qwen2AudioProcessor
 
 from compress import model
 from compress.errors import RecipeError
-from compress.prompt import translation
-from compress.recipe import Prune
+from compress.recipe_stages import Prune
 from compress.search import workers
 from compress.search.greedy import Round
 from compress.search.workers import Task, Workers
-from tests.compress.search.conftest import CLIPS, N_REMOVE
-from tests.compress.search.setting import LIMIT, N_LAYERS, Setting, assert_same, nobody, rounds
+from tests.compress.search.conftest import N_REMOVE
+from tests.compress.search.setting import N_LAYERS, Setting, assert_same, nobody, rounds
 
 ray = pytest.importorskip("ray", reason="this environment is behind requirements/test.txt")
 
@@ -28,16 +28,8 @@ ray = pytest.importorskip("ray", reason="this environment is behind requirements
 def task(setting: Setting, processor: Qwen2AudioProcessor, tmp_path_factory: pytest.TempPathFactory) -> Task:
     directory: Path = tmp_path_factory.mktemp("workers") / "model"
     model.save(setting.model, processor, directory, setting.model.dtype)
-    return Task(
-        checkpoint=directory,
-        stage=Prune(n_remove=N_REMOVE, protected=(), workers=2),
-        prompt=translation(setting.language),
-        max_new_tokens=LIMIT,
-        clips=CLIPS,
-        references=setting.references,
-        sources=[""] * len(CLIPS),
-        language=setting.language,
-    )
+    stage = Prune(n_remove=N_REMOVE, protected=(), workers=2)
+    return Task(directory, stage, setting.exam)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +80,6 @@ def test_without_ray_several_workers_are_refused(task: Task, monkeypatch: pytest
 
 def test_one_worker_needs_none(task: Task, monkeypatch: pytest.MonkeyPatch, batched_rounds: list[Round]) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    alone = Task(**{**vars(task), "stage": task.stage.model_copy(update={"workers": 1})})
+    alone = replace(task, stage=task.stage.model_copy(update={"workers": 1}))
     with workers.scoring(alone, nobody) as scorer:
         assert rounds(scorer, N_LAYERS, 1)[0].removed == batched_rounds[0].removed

@@ -11,10 +11,10 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from compress import decoding
 from compress.audio import SAMPLE_RATE
-from compress.collate import IGNORED, Collator, Item
-from compress.loss import TranslationLoss
 from compress.model import freeze
 from compress.prompt import translation
+from compress.training.collate import IGNORED, Collator, Item
+from compress.training.loss import TranslationLoss
 from tests.compress.conftest import sound
 from tests.compress.toy_training import TARGETS
 

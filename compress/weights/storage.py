@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compress import adapter, quantise
-from compress.architectures import Architecture, Shape
 from compress.checkpoint import ADAPTER_FOLDER, LINEAGE_FILE, PROCESSOR_FILES, Checkpoint, read_object
 from compress.errors import CheckpointError
-from compress.key_layout import hub_name
-from compress.quantise import Modules, Parts
+from compress.weights import adapter, quantise
+from compress.weights.architectures import Architecture, Shape
+from compress.weights.key_layout import hub_name
+from compress.weights.quantise import Modules, Parts
 
 _WEIGHTS: Final = "model.safetensors"
 # Everything else that a checkpoint needs, copied as it is. Names of transformers 5 and of the hub's older files.

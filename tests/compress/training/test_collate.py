@@ -15,14 +15,13 @@ from transformers import Qwen2AudioProcessor
 from compress import decoding
 from compress.audio import SAMPLE_RATE, Samples
 from compress.clips import Clips
-from compress.collate import IGNORED, Collator, Examples, Item, TrainingSet, prompt_of
-from compress.prompt import AUDIO_TOKEN, SYSTEM, language, translation
-from compress.recipe import Finetune
+from compress.prompt import SYSTEM, language, translation
+from compress.training.collate import IGNORED, Collator, Examples, Item, TrainingSet
 from tests.compress.conftest import sound
-from tests.compress.toy_training import Sound, examples, recipe
+from tests.compress.toy_training import Sound, examples
 
 ASSISTANT = "<|im_start|>assistant"
-BASE = prompt_of(recipe(Finetune(stage="finetune")).model_copy(update={"prompt": "base"}))
+BASE = translation("de", "base")
 TARGETS = {
     "de": ["Hallo Welt!", "„Wo ist er?“, fragte sie – um 9.30 Uhr.", "(leise) ja", "3 Äpfel"],
     "zh": ["你好，世界！", "请问，最近的火车站在哪里？", "（安静）好", "3个苹果"],
@@ -90,7 +89,7 @@ def test_white_space_around_a_target_is_not_learnt(processor: Qwen2AudioProcesso
 
 @pytest.mark.parametrize("code", ["de", "zh"])
 def test_the_base_models_prompt_is_masked_whole(code: str, processor: Qwen2AudioProcessor) -> None:
-    prompt = prompt_of(recipe(Finetune(stage="finetune")).model_copy(update={"prompt": "base", "language": code}))
+    prompt = translation(code, "base")
     batch = Collator(processor, prompt)(items(code))
     for row, (clip, target) in enumerate(zip(CLIPS, TARGETS[code], strict=True)):
         assert answer(processor, batch["labels"][row]) == f"{target}<|im_end|>\n"
@@ -98,11 +97,6 @@ def test_the_base_models_prompt_is_masked_whole(code: str, processor: Qwen2Audio
         asked = tokenised(processor, prompt.text, clip)
         assert batch["input_ids"][row, : len(asked)].tolist() == asked
         assert set(batch["labels"][row, : len(asked)].tolist()) == {IGNORED}
-
-
-def test_recipes_ask_in_the_papers_two_ways() -> None:
-    assert prompt_of(recipe(Finetune(stage="finetune"))) == translation("de")
-    assert BASE.text == f"<|audio_bos|>{AUDIO_TOKEN}<|audio_eos|>Translate the English speech into German:"
 
 
 def test_samples_become_the_mel_frames_that_hold_audio(processor: Qwen2AudioProcessor) -> None:

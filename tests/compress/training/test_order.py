@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compress.order import Order, epoch_batches
-from compress.recipe import Optimisation
+from compress.recipe_stages import Optimisation
+from compress.training.order import Order, epoch_batches
 
 LENGTHS = np.random.default_rng(0).integers(20, 300, 103).tolist()
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.numpy import save_file
 from transformers import BitsAndBytesConfig, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from compress.architectures import QWEN2_AUDIO_7B, Architecture, is_linear
 from compress.checkpoint import POCKET
 from compress.errors import CheckpointError
 from compress.pocket import architecture
-from compress.size import (
+from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture, is_linear
+from compress.weights.size import (
     GROUPS,
     LORA_RANK,
     Entry,

@@ -1,13 +1,11 @@
 """The training loop of all stages: transformers' Trainer, resumable to the bit, on one process or several.
 
 What is ours and not the Trainer's: the loss (`loss`), the order of the examples (`order`), and states that are whole
-or not there.
+or not there (`states`).
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,22 +19,20 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from compress import clips
-from compress.collate import Collator, Examples, Item, TrainingSet
 from compress.errors import CheckpointError, RecipeError
-from compress.loss import TranslationLoss
-from compress.order import Order
-from compress.recipe import Optimisation
-from compress.training_log import TrainingLog
+from compress.recipe_stages import Optimisation
+from compress.training import states
+from compress.training.collate import Collator, Examples, Item, TrainingSet
+from compress.training.log import TrainingLog
+from compress.training.loss import TranslationLoss
+from compress.training.order import Order
+from compress.training.states import PARTIAL, STATES
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration
 
 LOSSES_FILE: Final = "losses.jsonl"
-STATES: Final = "states"
-
-_IDENTITY_FILE: Final = "training.json"
 _WEIGHTS_FILE: Final = "trained.safetensors"
-_PARTIAL: Final = "partial"
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def fit(
     arguments = _arguments(settings, work)
     together = Processes(arguments.process_index, arguments.world_size, arguments.device)
     shown = progress if together.is_main else Progress(disable=True)
-    _check_same(work, _identity(settings, training_set, trainable, origin), together.is_main)
+    states.check_same(work, _identity(settings, training_set, trainable, origin), is_main=together.is_main)
     examples = _prepare(model, training_set, shown, together)
     order = Order(examples.lengths(), settings, together.index, together.count)
     if settings.gradient_checkpointing:
@@ -131,7 +127,7 @@ def fit(
         DataLoader(examples, batch_sampler=order, collate_fn=Collator(training_set.processor, training_set.prompt)),
         TrainingLog(shown, title, work / LOSSES_FILE),
     )
-    state = _last_state(work / STATES)
+    state = states.last(work / STATES)
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     model.gradient_checkpointing_disable()
     model.eval()
@@ -198,12 +194,8 @@ class _TranslationTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            partial = Path(str(self.args.output_dir))
-            older = _states(partial.parent)
-            written = partial / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            written.rename(partial.parent / f"step-{self.state.global_step:08d}")
-            for state in older:
-                shutil.rmtree(state)
+            partial, step = Path(str(self.args.output_dir)), self.state.global_step
+            states.keep(partial / f"{PREFIX_CHECKPOINT_DIR}-{step}", partial.parent, step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Stores what training changes, under names that mean the same on the way back.
@@ -237,7 +229,7 @@ def _arguments(settings: Optimisation, work: Path) -> TrainingArguments:
     """The Trainer's settings; making them joins the processes that train together."""
     autocast = settings.master_weights == "fp32"
     arguments = TrainingArguments(
-        output_dir=str(work / STATES / _PARTIAL),
+        output_dir=str(work / STATES / PARTIAL),
         num_train_epochs=1,  # `Order` goes through all of them
         gradient_accumulation_steps=settings.accumulation,
         average_tokens_across_devices=True,
@@ -267,16 +259,6 @@ def _arguments(settings: Optimisation, work: Path) -> TrainingArguments:
     return arguments
 
 
-def _states(directory: Path) -> list[Path]:
-    """Whole states, oldest first."""
-    return sorted(directory.glob("step-*"))
-
-
-def _last_state(directory: Path) -> Path | None:
-    shutil.rmtree(directory / _PARTIAL, ignore_errors=True)
-    return next(iter(_states(directory)[::-1]), None)
-
-
 def _identity(settings: Optimisation, training_set: TrainingSet, trainable: list[str], origin: str) -> dict[str, Any]:
     """What a state must agree with to be gone on from."""
     return {
@@ -285,18 +267,3 @@ def _identity(settings: Optimisation, training_set: TrainingSet, trainable: list
         "trainable weights": len(trainable),
         "origin": origin,
     }
-
-
-def _check_same(work: Path, identity: dict[str, Any], is_main: bool) -> None:
-    file = work / _IDENTITY_FILE
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name, value in identity.items() if before.get(name) != value]
-        if changed:
-            changes = ", ".join(f"{name} was {before.get(name)!r}, is {identity[name]!r}" for name in changed)
-            raise RecipeError(f"{work} holds a training with other settings ({changes}): delete it to start anew")
-    elif is_main:
-        work.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(file)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import decoding
-from compress.collate import IGNORED
+from compress.training.collate import IGNORED
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration

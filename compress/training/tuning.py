@@ -10,10 +10,14 @@ from typing import Any, Protocol
 
 import torch
 
-from compress import export, storage, trainer
+from compress import export
 from compress.checkpoint import Checkpoint
-from compress.collate import TrainingExample, TrainingSet, prompt_of
-from compress.recipe import Finetune, Optimisation, Qlora, Recipe
+from compress.recipe import Recipe
+from compress.recipe_stages import Finetune, Optimisation, Qlora
+from compress.training import trainer
+from compress.training.collate import TrainingExample, TrainingSet
+from compress.training.states import STATES
+from compress.weights import storage
 
 
 class Training(Protocol):
@@ -46,7 +50,7 @@ def run(
         CheckpointError: `out` holds something else, or what was written does not work.
     """
     together = trainer.processes()
-    training_set = TrainingSet(examples, source.load_processor(), prompt_of(recipe), cache or work / "audio")
+    training_set = TrainingSet(examples, source.load_processor(), recipe.wording, cache or work / "audio")
     settings = stage.model_dump(mode="json")
     made_from = storage.digest(settings, training_set.fingerprint(), source.identity)
     if storage.is_made(out, made_from):
@@ -60,7 +64,7 @@ def run(
         lineage = source.descend(out.name, settings, **facts, trial=trial, made_from=made_from)
         storage.write_lineage(temporary, lineage)
         storage.finish(temporary, out)
-        shutil.rmtree(work / trainer.STATES, ignore_errors=True)
+        shutil.rmtree(work / STATES, ignore_errors=True)
     together.wait()
     return Checkpoint.open(out)
 

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from compress.architectures import Architecture, Shape, is_linear
 from compress.errors import CheckpointError
+from compress.weights.architectures import Architecture, Shape, is_linear
 
 GROUPS: Final = ("audio tower", "projector", "embeddings", "decoder", "lm_head", "adapter", "other")
 LORA_RANK: Final = 64

@@ -15,13 +15,12 @@ from torch.utils.data import Dataset
 
 from compress import decoding
 from compress.clips import Clip, Clips, named
-from compress.prompt import END_OF_TURN, Prompt, language, translation
+from compress.prompt import END_OF_TURN, Prompt
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioProcessor
 
     from compress.dataset import Audio
-    from compress.recipe import Recipe
 
 IGNORED: Final = -100
 _ASSISTANT: Final = "<|im_start|>assistant"
@@ -179,11 +178,3 @@ class Collator:
 
     def _encode(self, text: str) -> list[int]:
         return list(self.processor.tokenizer.encode(text, add_special_tokens=False))
-
-
-def prompt_of(recipe: Recipe) -> Prompt:
-    """How a recipe asks for a translation: in the chat format, or as the base model is asked."""
-    if recipe.prompt == "instruct":
-        return translation(recipe.language)
-    instruction = f"Translate the English speech into {language(recipe.language).name}:"
-    return Prompt(before="<|audio_bos|>", after=f"<|audio_eos|>{instruction}")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig, Qwen2AudioProcessor
 
-from compress import quantise
-from compress.architectures import QWEN2_AUDIO_7B, is_linear
-from compress.quantise import Modules
+from compress.weights import quantise
+from compress.weights.architectures import QWEN2_AUDIO_7B, is_linear
+from compress.weights.quantise import Modules
 from tests.compress import narrow
 
 BLOCK = 64

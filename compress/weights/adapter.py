@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from compress import quantise
-from compress.architectures import QWEN2_AUDIO_7B, Architecture, Shape
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from compress.errors import CheckpointError
-from compress.key_layout import hub_name
-from compress.recipe import Qlora
+from compress.recipe_stages import Qlora
+from compress.weights import quantise
+from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture, Shape
+from compress.weights.key_layout import hub_name
 
 if TYPE_CHECKING:
     from peft import LoraConfig

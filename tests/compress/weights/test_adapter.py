@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2AudioProcessor
 
-from compress import adapter
-from compress.adapter import Adapter
-from compress.architectures import QWEN2_AUDIO_7B, Architecture
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, Checkpoint
 from compress.errors import CheckpointError
-from compress.key_layout import hub_name
-from compress.recipe import Optimisation, Qlora
-from compress.storage import Form
+from compress.recipe_stages import Optimisation, Qlora
+from compress.weights import adapter
+from compress.weights.adapter import Adapter
+from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
+from compress.weights.key_layout import hub_name
+from compress.weights.storage import Form
 from tests.compress import narrow
 
 peft = pytest.importorskip("peft", reason="this environment is behind requirements/test.txt")

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2AudioProcessor
 
-from compress import quantise, storage
-from compress.adapter import Adapter
-from compress.architectures import Architecture, is_linear
 from compress.checkpoint import ADAPTER_FOLDER, Checkpoint
 from compress.errors import CheckpointError
-from compress.key_layout import KeyLayout, layout_of
-from compress.storage import Form
+from compress.weights import quantise, storage
+from compress.weights.adapter import Adapter
+from compress.weights.architectures import Architecture, is_linear
+from compress.weights.key_layout import KeyLayout, layout_of
+from compress.weights.storage import Form
 from tests.compress import narrow
 
 peft = pytest.importorskip("peft", reason="this environment is behind requirements/test.txt")

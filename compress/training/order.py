@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from compress.recipe import Optimisation
+from compress.recipe_stages import Optimisation
 
 # Batches are cut from the examples of so many, sorted by length: more pads less and mixes less.
 _BATCHES_PER_POOL: Final = 16

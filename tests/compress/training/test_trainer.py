@@ -15,13 +15,14 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from compress import trainer
-from compress.collate import TrainingSet
 from compress.errors import CheckpointError, RecipeError
 from compress.model import freeze
 from compress.prompt import translation
-from compress.recipe import Optimisation
-from compress.trainer import LOSSES_FILE, STATES, Trained
+from compress.recipe_stages import Optimisation
+from compress.training import trainer
+from compress.training.collate import TrainingSet
+from compress.training.states import STATES
+from compress.training.trainer import LOSSES_FILE, Trained
 from tests.compress.toy_training import examples
 
 N_EXAMPLES, BATCH_SIZE = 10, 4

@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 from transformers import Qwen2AudioProcessor
 
-from compress.architectures import QWEN2_AUDIO_7B, Architecture
-from compress.key_layout import KeyLayout, hub_name, layout_of, memory_name
+from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
+from compress.weights.key_layout import KeyLayout, hub_name, layout_of, memory_name
 from tests.compress import narrow
 
 NAMES = QWEN2_AUDIO_7B.shapes()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import Qwen2AudioConfig, Qwen2AudioEncoderConfig, Qwen2AudioForConditionalGeneration, Qwen2Config
 
-from compress.architectures import QWEN2_AUDIO_7B, Architecture
 from compress.errors import CheckpointError, RecipeError
+from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
 
 
 def hub_name(name: str) -> str:

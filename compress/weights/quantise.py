@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from compress.architectures import Shape, is_linear
+from compress.weights.architectures import Shape, is_linear
 
 Modules = Literal["all", "decoder"]
 

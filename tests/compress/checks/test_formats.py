@@ -1,0 +1,155 @@
+"""Quantisation and adapters that say one thing and hold another are found; what is meant is what libraries do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2AudioProcessor
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from compress.checkpoint import Checkpoint
+from compress.checks import formats
+from compress.weights import storage
+from compress.weights.architectures import QWEN2_AUDIO_7B, is_linear
+from compress.weights.key_layout import memory_name
+from compress.weights.storage import Form
+from tests.compress import narrow
+from tests.compress.patients import (
+    ADAPTER,
+    BOTH,
+    FACTORS,
+    TRANSFORMERS,
+    VLLM,
+    Ailment,
+    admit,
+    configure,
+    lose,
+    overwrite,
+    replace,
+    rewritten,
+)
+
+
+def forgotten_settings(path: Path) -> None:
+    with rewritten(path) as content:
+        del content["quantization_config"]
+
+
+OUTSIDE = ["model.audio_tower", "model.multi_modal_projector"]
+# names on disk, which skip nothing
+hub_names_in_the_skip_list = configure(
+    "quantization_config", llm_int8_skip_modules=["audio_tower", "multi_modal_projector", "lm_head"]
+)
+# a list of one's own replaces the default, and lm_head with it
+replaced_skip_list = configure("quantization_config", llm_int8_skip_modules=OUTSIDE)
+skips_what_is_quantised = configure("quantization_config", llm_int8_skip_modules=[*OUTSIDE, "lm_head", "down_proj"])
+other_method = configure(quantization_config={"quant_method": "awq"})
+ignores_names_on_disk = configure(
+    quantization_config={
+        "quant_method": "compressed-tensors",
+        "ignore": ["re:.*audio_tower.*", "language_model.lm_head"],
+    }
+)
+
+
+def tower_in_nf4(path: Path) -> None:
+    storage.rewrite(Checkpoint.open(path), path.parent / "all", Form("all", torch.bfloat16))
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(path.parent / "all" / name, path)
+
+
+lost_factor = lose("layers.1.mlp.up_proj.lora_B.weight", FACTORS)
+adapter_of_a_deeper_model = replace("layers.2.", "layers.9.", FACTORS)
+other_kind = configure(file=ADAPTER, peft_type="IA3")
+other_rank = configure(file=ADAPTER, r=16)
+narrower_target = configure(file=ADAPTER, target_modules=["q_proj"])
+no_target = configure(file=ADAPTER, target_modules=["attention"])
+
+
+def adapter_in_the_tower(path: Path) -> None:
+    source = Checkpoint.open(path.parent / "plain")
+    everywhere = narrow.adapted(source, path.parent / "everywhere", narrow.stage(), Form("decoder", torch.bfloat16))
+    shutil.rmtree(path / "adapter")
+    shutil.copytree(everywhere.path / "adapter", path / "adapter")
+
+
+damaged_adapter = overwrite(FACTORS, b"version https://git-lfs.github.com/spec/v1")
+
+
+AILMENTS = [
+    Ailment("nf4", forgotten_settings, "quantisation", "21 weights are in nf4, and config.json has no", BOTH),
+    Ailment(
+        "nf4", hub_names_in_the_skip_list, "quantisation", "7 weights are not in nf4.*audio_tower, multi_modal", BOTH
+    ),
+    Ailment(
+        "nf4", replaced_skip_list, "quantisation", r"1 weights are not in nf4, such as language_model\.lm_head", BOTH
+    ),
+    Ailment("nf4", skips_what_is_quantised, "quantisation", "3 weights are in nf4.*down_proj.*leaves out", BOTH),
+    Ailment("plain", other_method, "quantisation", "quantization_config is for awq", BOTH),
+    Ailment("plain", ignores_names_on_disk, "quantisation", r"ignore has language_model\.lm_head", TRANSFORMERS),
+    Ailment("plain", tower_in_nf4, "quantisation", "7 weights of tower and projector are in nf4", VLLM),
+    Ailment("lora", lost_factor, "adapter", r"layers\.1\.mlp\.up_proj\.lora_B\.weight is missing$", BOTH),
+    Ailment("lora", adapter_of_a_deeper_model, "adapter", r"does not fit: .*layers\.2\..* is missing", BOTH),
+    Ailment("lora", other_kind, "adapter", "of type IA3: only LORA", BOTH),
+    Ailment("lora", other_rank, "adapter", r"has shape \(8, 64\), not \(16, 64\)", BOTH),
+    Ailment("lora", narrower_target, "adapter", "belongs to none of its target modules", BOTH),
+    Ailment("lora", no_target, "adapter", r"no module is called \['attention'\]", BOTH),
+    Ailment("lora", adapter_in_the_tower, "adapter", "reaches tower and projector, such as audio_tower", VLLM),
+    Ailment("lora", damaged_adapter, "adapter", "is no readable safetensors file", BOTH),
+]
+
+
+@pytest.mark.parametrize("ailment", AILMENTS, ids=str)
+def test_an_ailment_is_found_by_its_check(ailment: Ailment, processor: Qwen2AudioProcessor, tmp_path: Path) -> None:
+    ailment.assert_found(admit(ailment.kind, processor, tmp_path))
+
+
+# --- against the libraries --------------------------------------------------------------------------------------
+
+LINEARS = [
+    memory_name(name).removesuffix(".weight")
+    for name, shape in QWEN2_AUDIO_7B.shapes().items()
+    if is_linear(name, shape) or name == "language_model.lm_head.weight"
+]
+
+
+@pytest.mark.parametrize(
+    "skipped",
+    [
+        ["lm_head"],
+        ["audio_tower", "lm_head"],
+        ["model.audio_tower", "model.multi_modal_projector", "lm_head"],
+        ["model.language_model.layers.3.mlp"],
+        ["q_proj"],
+        ["model.language_model.layers.1"],
+        [".*layers.2[0-9].*"],
+    ],
+)
+def test_skip_lists_are_read_as_transformers_does(skipped: list[str]) -> None:
+    for module in LINEARS:
+        assert formats.is_skipped(module, skipped) != should_convert_module(module, skipped), module
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"target_modules": ["q_proj", "linear"]},
+        {"target_modules": ["mlp.up_proj"], "exclude_modules": ["layers.3.mlp.up_proj"]},
+        {"target_modules": r"model\.language_model\..*_proj"},
+        {"target_modules": ["q_proj", "fc1"], "exclude_modules": r"model\.(audio_tower|multi_modal_projector)\..*"},
+        {"target_modules": ["proj"]},
+    ],
+)
+def test_targets_are_read_as_peft_does(target: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft", reason="this environment is behind requirements/test.txt")
+    from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
+
+    config = peft.LoraConfig(**target)
+    for module in LINEARS:
+        theirs = check_target_module_exists(config, module)
+        aimed_at = bool(theirs) and not isinstance(theirs, _ExcludedModule)
+        assert formats.is_target(module, target) == aimed_at, module

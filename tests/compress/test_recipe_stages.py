@@ -1,0 +1,31 @@
+"""What is common to all stages of a recipe."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from compress.recipe_stages import Distill, Export, Finetune, Optimisation, Prune, Qlora, Stage
+
+
+def test_a_stage_is_called_after_its_verb_unless_it_has_a_name() -> None:
+    assert [kind.model_fields["stage"].default for kind in get_args(get_args(Stage)[0])] == [
+        "finetune",
+        "prune",
+        "distill",
+        "qlora",
+        "export",
+    ]
+    assert (Finetune().name, Prune(n_remove=1).name, Distill(teacher="t").name) == ("finetune", "prune", "distill")
+    assert (Qlora().name, Export().name, Finetune(name="recover").name) == ("qlora", "export", "recover")
+    with pytest.raises(ValidationError, match="pattern"):
+        Finetune(name="a/b")
+
+
+def test_a_stage_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Prune(n_remove=1).n_remove = 2  # type: ignore[misc]  # that is the point
+    with pytest.raises(ValidationError, match="frozen"):
+        Optimisation().epochs = 9  # type: ignore[misc]

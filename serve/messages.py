@@ -1,82 +1,19 @@
-"""The shapes that travel over HTTP."""
+"""The shapes of what the server answers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field
 
-from compress.prompt import LANGUAGES
-from serve.engine import ModelInfo, Result
-from serve.errors import InvalidField
+from compress.prompt import language
+from serve.captions import Cue
+from serve.interpreter import Passage
 
-RESPONSE_FORMATS = ("json", "text")
 DONE = "data: [DONE]\n\n"
-
-
-class TranslationForm(BaseModel):
-    """The fields of `POST /v1/audio/translations` beside `file`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    to_language: str | None = Field(None, description=f"target language: {', '.join(LANGUAGES)}")
-    response_format: Literal["json", "text"] = "json"
-    stream: bool = False
-    temperature: float = Field(0.0, description="only 0 (greedy decoding) is offered")
-    prompt: str = Field("", description="not offered: must be empty")
-    language: Literal["en"] = Field("en", description="spoken language")
-    max_completion_tokens: int | None = Field(None, ge=1, description="cut the text after this many tokens")
-    # Sent by load generators; usage always comes with the last event.
-    stream_include_usage: bool = True
-    stream_continuous_usage_stats: bool = False
-
-    @field_validator("to_language")
-    @classmethod
-    def _offered(cls, value: str | None) -> str | None:
-        if value is not None and value not in LANGUAGES:
-            raise ValueError(f"unsupported target language {value!r}; supported: {', '.join(LANGUAGES)}")
-        return value
-
-    @field_validator("temperature")
-    @classmethod
-    def _greedy(cls, value: float) -> float:
-        if value != 0:
-            raise ValueError(f"temperature {value:g} is not offered; only 0 (greedy decoding) is")
-        return value
-
-    @field_validator("prompt")
-    @classmethod
-    def _fixed(cls, value: str) -> str:
-        if value:
-            raise ValueError("a prompt is not offered: the model is asked with the one it was trained on; leave it out")
-        return value
-
-
-def parse_form(fields: dict[str, str]) -> TranslationForm:
-    """Checks the text fields of a request.
-
-    Raises:
-        InvalidField: names the first field that is wrong, and the valid choices.
-    """
-    try:
-        form = TranslationForm.model_validate(fields)
-    except ValidationError as error:
-        details = error.errors()[0]
-        field = str(details["loc"][0])
-        raise InvalidField(field, _in_words(field, details["type"], details["msg"])) from None
-    if form.stream and form.response_format != "json":
-        raise InvalidField("response_format", "a stream is always json events; leave response_format out, or stream")
-    return form
-
-
-def _in_words(field: str, kind: str, message: str) -> str:
-    if kind == "missing":
-        return f"the form field {field!r} is missing"
-    if kind == "extra_forbidden":
-        return f"unknown form field {field!r}; known: file, {', '.join(TranslationForm.model_fields)}"
-    return f"{field}: {message.removeprefix('Value error, ')}"
 
 
 class Usage(BaseModel):
@@ -91,7 +28,10 @@ class Usage(BaseModel):
 
 
 class TimingsMessage(BaseModel):
-    """Where the time went, in seconds; `real_time_factor` is total_s / audio_s."""
+    """Where the time went, in seconds; `real_time_factor` is total_s / audio_s.
+
+    Waiting and decoding are those of all stretches of speech, added up; they may have overlapped.
+    """
 
     audio_s: float
     queue_wait_s: float
@@ -109,15 +49,56 @@ class Translation(BaseModel):
     timings: TimingsMessage
 
 
+class SegmentMessage(BaseModel):
+    """A stretch of speech, in seconds of the audio, and its text."""
+
+    id: int
+    start: float
+    end: float
+    text: str
+
+
+class VerboseTranslation(Translation):
+    """The verbose_json response: OpenAI's fields, without the scores that this model does not have."""
+
+    task: Literal["translate"] = "translate"
+    language: str = Field(description="of the text, such as german")
+    duration: float = Field(description="seconds of audio")
+    segments: list[SegmentMessage]
+
+
 class Done(Translation):
     """The last event of a stream but `[DONE]`."""
 
     type: Literal["transcript.text.done"] = "transcript.text.done"
+    segments: list[SegmentMessage]
 
 
-def translation(result: Result, audio_s: float, first_text_s: float | None, total_s: float) -> Translation:
-    """The json response; times count from the arrival of the request, the engine's from submission."""
-    n_input, n_output = result.n_input_tokens, result.n_output_tokens
+@dataclass(frozen=True)
+class Translated:
+    """A recording's translation.
+
+    Attributes:
+        to_language: code of the language.
+        text: all of it.
+        passages: what it is made of; without any speech, there are none.
+        audio_s: length of the recording.
+        first_text_s: from the request's arrival to the first piece of text; None if there was none.
+        total_s: from the request's arrival to the end.
+    """
+
+    to_language: str
+    text: str
+    passages: Sequence[Passage]
+    audio_s: float
+    first_text_s: float | None
+    total_s: float
+
+
+def translation(done: Translated) -> Translation:
+    """The json response."""
+    results = [passage.result for passage in done.passages]
+    n_input, n_output = sum(one.n_input_tokens for one in results), sum(one.n_output_tokens for one in results)
     usage = Usage(
         input_tokens=n_input,
         output_tokens=n_output,
@@ -126,14 +107,41 @@ def translation(result: Result, audio_s: float, first_text_s: float | None, tota
         completion_tokens=n_output,
     )
     timings = TimingsMessage(
-        audio_s=round(audio_s, 3),
-        queue_wait_s=round(result.timings.queue_wait_s, 4),
-        time_to_first_text_s=None if first_text_s is None else round(first_text_s, 4),
-        decode_s=round(result.timings.decode_s, 4),
-        total_s=round(total_s, 4),
-        real_time_factor=round(total_s / audio_s, 4),
+        audio_s=round(done.audio_s, 3),
+        queue_wait_s=round(sum(one.timings.queue_wait_s for one in results), 4),
+        time_to_first_text_s=None if done.first_text_s is None else round(done.first_text_s, 4),
+        decode_s=round(sum(one.timings.decode_s for one in results), 4),
+        total_s=round(done.total_s, 4),
+        real_time_factor=round(done.total_s / done.audio_s, 4),
     )
-    return Translation(text=result.text, usage=usage, timings=timings)
+    return Translation(text=done.text, usage=usage, timings=timings)
+
+
+def verbose_translation(done: Translated) -> VerboseTranslation:
+    """The verbose_json response."""
+    return VerboseTranslation(
+        **translation(done).model_dump(),
+        language=language(done.to_language).name.lower(),
+        duration=round(done.audio_s, 3),
+        segments=_segments(done),
+    )
+
+
+def done_event(done: Translated) -> str:
+    """The event that ends a stream's text."""
+    return event(Done(**translation(done).model_dump(), segments=_segments(done)).model_dump())
+
+
+def _segments(done: Translated) -> list[SegmentMessage]:
+    return [
+        SegmentMessage(id=i, start=round(cue.start_s, 3), end=round(cue.end_s, 3), text=cue.text)
+        for i, cue in enumerate(cues(done.passages))
+    ]
+
+
+def cues(passages: Sequence[Passage]) -> list[Cue]:
+    """The passages that have a text."""
+    return [Cue(one.start_s, one.end_s, one.result.text) for one in passages if one.result.text]
 
 
 def delta_event(piece: str) -> str:
@@ -151,16 +159,3 @@ def delta_event(piece: str) -> str:
 def event(content: dict[str, Any]) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-def model_card(model: ModelInfo) -> dict[str, Any]:
-    """An entry of `GET /v1/models`: OpenAI's fields, then what the checkpoint says of itself."""
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "kompakt",
-        "languages": list(LANGUAGES),
-        "bytes": model.n_bytes,
-        "lineage": dict(model.lineage),
-    }

@@ -7,30 +7,34 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import BinaryIO, Final
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from compress.audio import SAMPLE_RATE, WINDOW_S, decode
-from serve import engine, messages
-from serve.errors import InvalidField, UnknownModel
+from compress.audio import Samples
+from compress.prompt import language
+from serve import engine, messages, openapi
+from serve.call import Call
+from serve.captions import srt, vtt
+from serve.errors import UnknownModel
+from serve.form import TranslationForm, read_form
 from serve.gate import Gate
-from serve.limits import Call
-from serve.messages import Translation, TranslationForm
+from serve.interpreter import Passage, interpret
+from serve.messages import Translated
 from serve.metrics import Metrics
+from serve.model_card import ModelList, model_card
 from serve.problems import problem
+from serve.recording import Heard, Recording
 from serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
 TRANSLATIONS: Final = "/v1/audio/translations"
-_MULTIPART: Final = "multipart/form-data"
 
 
 @dataclass(frozen=True)
@@ -43,53 +47,47 @@ class Service:
     metrics: Metrics
 
 
-def _openapi_form() -> dict[str, Any]:
-    schema = TranslationForm.model_json_schema()
-    schema["properties"] = {"file": {"type": "string", "format": "binary"}, **schema["properties"]}
-    schema["required"] = ["file", "model"]
-    return {"requestBody": {"required": True, "content": {_MULTIPART: {"schema": schema}}}}
+Event = Heard | str | Translated  # what is told of a translation while it is made; the last one ends it
 
 
-@router.post(TRANSLATIONS, openapi_extra=_openapi_form())
+@router.post(TRANSLATIONS, openapi_extra=openapi.form(), responses=openapi.TRANSLATIONS)
 async def translate(request: Request) -> Response:
     """Translates English speech into the text of another language."""
     service: Service = request.app.state.service
     call: Call = request.state.call
     async with asyncio.timeout_at(call.deadline):
-        form, audio = await _read_form(request)
-        call.to_language = form.to_language or service.settings.to_language
-        names = [model.name for model in service.engine.models]
-        if form.model not in names:
-            raise UnknownModel(f"no model {form.model!r} is loaded; loaded: {', '.join(names)}")
-        call.model = form.model
-        samples = await asyncio.to_thread(decode, audio, WINDOW_S)
-    call.audio_s = len(samples) / SAMPLE_RATE
-    service.metrics.hear(call.audio_s)
-    clip = engine.Request(form.model, samples, call.to_language, form.max_completion_tokens)
-    pieces = _translate(service, call, clip)
+        form, file = await read_form(request)
+    call.progress()
+    call.to_language = form.to_language or service.settings.to_language
+    names = [model.name for model in service.engine.models]
+    if form.model not in names:
+        file.close()
+        raise UnknownModel(f"no model {form.model!r} is loaded; loaded: {', '.join(names)}")
+    call.model = form.model
+    events = _translate(service, call, form, file)
+    await anext(events)  # something was heard, so that no stream begins with what is no audio
     if form.stream:
-        return _EventStream(_events(pieces, call))
-    translation = await _last(pieces)
-    if form.response_format == "text":
-        return PlainTextResponse(translation.text)
-    return JSONResponse(translation.model_dump())
+        return _EventStream(_messages(events, call))
+    return _response(form.response_format, await _last(events))
 
 
 @router.get("/v1/models")
-async def models(request: Request) -> dict[str, Any]:
+async def models(request: Request) -> ModelList:
     """The loaded models, each with its checkpoint's lineage; the first is the default of the page."""
     service: Service = request.app.state.service
-    return {"object": "list", "data": [messages.model_card(model) for model in service.engine.models]}
+    return ModelList(data=[model_card(model) for model in service.engine.models])
 
 
-@router.get("/livez")
-async def livez() -> dict[str, str]:
-    """The process is up."""
+@router.get("/livez", responses=openapi.UNAVAILABLE)
+async def livez(request: Request) -> dict[str, str]:
+    """The process is up and may become ready; 503 once it never will."""
+    service: Service = request.app.state.service
+    service.gate.check_alive()
     return {"status": "live"}
 
 
-@router.get("/readyz")
-@router.get("/health")
+@router.get("/readyz", responses=openapi.UNAVAILABLE)
+@router.get("/health", responses=openapi.UNAVAILABLE)
 async def readyz(request: Request) -> dict[str, str]:
     """The models are loaded and warm, and new requests are taken; 503 otherwise."""
     service: Service = request.app.state.service
@@ -97,7 +95,7 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     service: Service = request.app.state.service
@@ -113,62 +111,81 @@ async def unknown(request: Request) -> Response:
     raise HTTPException(404, f"there is no {request.url.path}; try {TRANSLATIONS} or /v1/models")
 
 
-async def _read_form(request: Request) -> tuple[TranslationForm, bytes]:
-    """The fields and the audio's bytes of a multipart body.
-
-    Raises:
-        InvalidField: a field is missing, unknown or invalid.
-        UploadTooLarge: from the body's bound (see `limits`).
-    """
-    if not request.headers.get("content-type", "").startswith(_MULTIPART):
-        raise HTTPException(415, f"the body must be {_MULTIPART}, with the audio in the field 'file'")
-    async with request.form(max_files=1, max_fields=len(TranslationForm.model_fields)) as content:
-        parts = dict(content)
-        upload = parts.pop("file", None)
-        strays = [name for name, part in parts.items() if isinstance(part, UploadFile)]
-        if strays:
-            raise InvalidField(strays[0], f"the audio belongs in the field 'file', not in {strays[0]!r}")
-        form = messages.parse_form(cast("dict[str, str]", parts))
-        if not isinstance(upload, UploadFile):
-            raise InvalidField("file", "the form field 'file' is missing; send the audio there as a file")
-        return form, await upload.read()
-
-
-async def _translate(service: Service, call: Call, clip: engine.Request) -> AsyncGenerator[str | Translation, None]:
-    """The engine's pieces of text, then the whole with all its times."""
+async def _translate(
+    service: Service, call: Call, form: TranslationForm, file: BinaryIO
+) -> AsyncGenerator[Event, None]:
+    """The recording's translation as it is made, with all that is measured on the way; closes the file."""
     clock = asyncio.get_running_loop().time
-    audio_s = len(clip.samples) / SAMPLE_RATE
-    first_text_s = None
-    async with aclosing(service.engine.translate(clip)) as pieces:
+    began, audio_s = clock(), 0.0
+    passages: list[Passage] = []
+    pieces: list[str] = []
+
+    def ask(samples: Samples) -> AsyncGenerator[str | engine.Result, None]:
+        request = engine.Request(form.model, samples, call.to_language, form.max_completion_tokens)
+        return service.engine.translate(request)
+
+    recording = Recording(file, service.settings.max_audio_s)
+    # One recording takes half of a batch at most, so that others need not wait for its end.
+    ahead = max(1, service.settings.max_batch // 2)
+    async with aclosing(interpret(recording, ask, ahead, language(call.to_language).joiner)) as events:
         while True:
             async with asyncio.timeout_at(call.deadline):
-                piece = await anext(pieces)  # an engine ends with a `Result` or an exception, never before
-            elapsed_s = clock() - call.received
-            if isinstance(piece, engine.Result):
-                service.metrics.observe(piece.timings, audio_s, first_text_s, elapsed_s)
-                yield messages.translation(piece, audio_s, first_text_s, elapsed_s)
-                return
-            first_text_s = first_text_s or elapsed_s
-            yield piece
+                event = await anext(events, None)
+            call.progress()
+            match event:
+                case Heard():
+                    if not audio_s:
+                        call.spent("decode", began)
+                    service.metrics.hear(event.audio_s - audio_s)
+                    audio_s = call.audio_s = event.audio_s
+                    yield event
+                case str():
+                    call.first_text_s = call.first_text_s or clock() - call.received
+                    pieces.append(event)
+                    yield event
+                case Passage():
+                    call.translated(event.result.timings)
+                    service.metrics.translate(event.result.timings)
+                    passages.append(event)
+                case None:
+                    break
+    total_s = clock() - call.received
+    service.metrics.observe(audio_s, call.first_text_s, total_s)
+    yield Translated(call.to_language, "".join(pieces), passages, audio_s, call.first_text_s, total_s)
 
 
-async def _last(pieces: AsyncGenerator[str | Translation, None]) -> Translation:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if isinstance(piece, Translation):
-                return piece
-    raise AssertionError("unreachable: _translate ends with a Translation")
+def _response(response_format: str, done: Translated) -> Response:
+    match response_format:
+        case "text":
+            return PlainTextResponse(done.text)
+        case "srt":
+            return Response(srt(messages.cues(done.passages)), media_type="application/x-subrip; charset=utf-8")
+        case "vtt":
+            return Response(vtt(messages.cues(done.passages)), media_type="text/vtt")
+        case "verbose_json":
+            return JSONResponse(messages.verbose_translation(done).model_dump())
+        case _:
+            return JSONResponse(messages.translation(done).model_dump())
 
 
-async def _events(pieces: AsyncGenerator[str | Translation, None], call: Call) -> AsyncGenerator[str, None]:
+async def _last(events: AsyncGenerator[Event, None]) -> Translated:
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Translated):
+                return event
+    raise AssertionError("unreachable: _translate ends with a Translated")
+
+
+async def _messages(events: AsyncGenerator[Event, None], call: Call) -> AsyncGenerator[str, None]:
+    """The events of a stream."""
     try:
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if isinstance(piece, Translation):
-                    yield messages.event(messages.Done(**piece.model_dump()).model_dump())
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, str):
+                    yield messages.delta_event(event)
+                elif isinstance(event, Translated):
+                    yield messages.done_event(event)
                     yield messages.DONE
-                else:
-                    yield messages.delta_event(piece)
     except Exception as error:
         trouble = problem(error)
         call.outcome = trouble.outcome

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from serve.client import ApiError, Client, Ended
-from tests.serve.language import assert_chinese
-from tests.serve.servers import Server, wait_until
+from serve.client import ApiError, Client, Ended, Live
+from tests.serve.language import assert_chinese, assert_german
+from tests.serve.live.speaker import spoken
+from tests.serve.servers import ScriptedTranslator, Server, running, settings_for_tests, wait_until
+
+KEY = "sk-kompakt-0123456789"
 
 
 async def collect(client: Client, audio: bytes, language: str = "de") -> list[str | Ended]:
@@ -19,6 +22,8 @@ def test_streams_pieces_then_the_end(loop: asyncio.Runner, server: Server, clip:
     assert isinstance(end, Ended)
     assert end.text == "".join(piece for piece in pieces if isinstance(piece, str))
     assert_chinese(end.text)
+    assert [cue.text for cue in end.cues] == [end.text]
+    assert 0 <= end.cues[0].start_s < end.cues[0].end_s
     assert set(end.timings) >= {"audio_s", "time_to_first_text_s", "total_s", "real_time_factor"}
 
 
@@ -47,3 +52,96 @@ def test_closing_the_stream_cancels_the_request(loop: asyncio.Runner, server: Se
 
     loop.run(scenario())
     wait_until(lambda: server.engine.n_running == 0 and server.metric("st_inflight_requests") == 0)
+
+
+def n_sessions(server: Server) -> float:
+    return server.metric("st_ws_sessions_active")
+
+
+async def heard(live: Live) -> list[str | ApiError]:
+    """Everything that still comes."""
+    return [event async for event in live.hear()]
+
+
+def test_live_speech_becomes_text(loop: asyncio.Runner, server: Server, clips: list[Path]) -> None:
+    async def scenario() -> tuple[str, str]:
+        live = await Client(server.url).live("pocket", "de", "segment")
+        await live.speak(pcm(clips[0]))
+        german = await anext(live.hear())
+        await live.translate_into("zh")
+        await live.speak(pcm(clips[1]))
+        await live.finish()
+        rest = await heard(live)
+        await live.close()
+        assert isinstance(german, str)
+        return german, "".join(map(str, rest))
+
+    german, rest = loop.run(scenario())
+    assert_german(german)
+    assert_chinese(rest)
+    wait_until(lambda: n_sessions(server) == 0)
+
+
+def test_a_live_session_that_is_closed_is_cancelled(loop: asyncio.Runner, server: Server, clip: Path) -> None:
+    async def scenario() -> None:
+        live = await Client(server.url).live("pocket", "de", "agreement")
+        await live.speak(pcm(clip))
+        await live.close()
+        await live.speak(pcm(clip))  # nobody hears it, and nobody minds
+        with pytest.raises(ApiError, match="broke off"):
+            await heard(live)
+
+    loop.run(scenario())
+    wait_until(lambda: n_sessions(server) == 0 and server.engine.n_running == 0)
+
+
+def test_a_live_session_may_be_refused(loop: asyncio.Runner, server: Server) -> None:
+    with pytest.raises(ApiError, match="no model 'other' is loaded") as caught:
+        loop.run(Client(server.url).live("other", "de", "segment"))
+    assert caught.value.status == 404
+    assert caught.value.retry_after_s is None
+    with pytest.raises(ApiError, match="does not answer"):
+        loop.run(Client("http://127.0.0.1:9").live("pocket", "de", "segment"))
+
+
+def test_mistakes_in_a_session_are_told_and_survived(loop: asyncio.Runner, server: Server, clip: Path) -> None:
+    async def scenario() -> list[str | ApiError]:
+        live = await Client(server.url).live("pocket", "fr", "segment")
+        await live.speak(pcm(clip))
+        await live.finish()
+        events = await heard(live)
+        await live.close()
+        return events
+
+    first, *text = loop.run(scenario())
+    assert isinstance(first, ApiError)
+    assert "unsupported target language 'fr'" in str(first)
+    assert_german("".join(map(str, text)))
+
+
+def test_a_busy_server_says_when_to_come_back(loop: asyncio.Runner, clip: Path) -> None:
+    audio = clip.read_bytes()
+
+    async def scenario(client: Client) -> list[ApiError]:
+        live = await client.live("scripted", "de", "segment")
+        refusals = []
+        for attempt in (client.live("scripted", "de", "segment"), collect(client, audio)):
+            with pytest.raises(ApiError) as caught:
+                await attempt
+            refusals.append(caught.value)
+        await live.close()
+        return refusals
+
+    settings = settings_for_tests(max_requests=1, max_batch=1, api_keys=(KEY,))
+    with running(settings, ScriptedTranslator("Hallo")) as server:
+        for refusal in loop.run(scenario(Client(server.url, key=KEY))):
+            assert refusal.status == 429
+            assert refusal.retry_after_s is not None
+            assert refusal.wait_s >= 1
+        with pytest.raises(ApiError, match="asks for a key"):
+            loop.run(Client(server.url).live("scripted", "de", "segment"))
+
+
+def pcm(clip: Path) -> bytes:
+    """A clip and a pause as the protocol wants them."""
+    return (spoken(clip) * 32767).astype("<i2").tobytes()

@@ -1,0 +1,71 @@
+"""What `GET /v1/models` tells of a checkpoint, however odd its lineage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from compress.checkpoint import POCKET, Checkpoint
+from compress.score import Score
+from serve.engine import ModelInfo
+from serve.model_card import ModelCard, model_card
+from tests.serve.servers import Server
+
+SCORE = Score("BLEU", 12.3, 11.0, 13.0, 100, "nrefs:1", "report", "de", "daily")
+
+
+def card(**lineage: Any) -> ModelCard:
+    return model_card(ModelInfo("model", lineage, 7, 1_700_000_000))
+
+
+def test_the_pocket_model_introduces_itself(server: Server) -> None:
+    (entry,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+    lineage = Checkpoint.open(POCKET).lineage
+    assert entry["id"] == "pocket"
+    assert entry["object"] == "model"
+    assert entry["languages"] == ["de", "zh"]
+    assert entry["parent"] == lineage["parent"]
+    assert entry["layers"] == list(range(12))
+    assert entry["format"] == "bf16"
+    assert entry["bytes"] == (POCKET / "model.safetensors").stat().st_size
+    assert entry["parameters"] == entry["stored_elements"] == 19_788_288
+    assert entry["lineage"] == lineage
+    assert len(entry["scores"]) == len(lineage["scores"])
+    for score in entry["scores"]:
+        assert score["signature"]
+        assert score["split"] == "report"
+        assert score["group"]
+        assert score["n"] >= 100
+
+
+def test_scores_of_the_stages_are_read() -> None:
+    (score,) = card(scores=[SCORE.as_json() | {"paper_parity": True}]).scores
+    assert score.model_dump() == SCORE.as_json() | {"paper_parity": True}
+
+
+def test_a_variant_offers_the_language_it_was_made_for() -> None:
+    assert card(language="zh").languages == ["zh"]
+    assert card(language="fr").languages == card().languages == ["de", "zh"]
+
+
+def test_nothing_is_known_of_a_checkpoint_without_a_lineage() -> None:
+    found = card()
+    assert (found.parent, found.layers, found.format, found.parameters, found.stored_elements) == (None,) * 5
+    assert found.scores == []
+
+
+@pytest.mark.parametrize(
+    "lineage",
+    [
+        {"scores": "good"},
+        {"scores": [None, "BLEU", {"metric": "BLEU", "value": 99.9}]},
+        {"parent": 7, "format": ["bf16"], "layers": ["0"], "tower_layers": "all", "language": ["de"]},
+    ],
+)
+def test_what_cannot_be_understood_is_left_out(lineage: dict[str, Any]) -> None:
+    found = card(**lineage)
+    assert found.scores == []
+    assert (found.parent, found.layers, found.tower_layers, found.format) == (None,) * 4
+    assert found.lineage == lineage

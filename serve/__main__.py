@@ -10,13 +10,17 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import CheckpointError, KompaktError
 from compress.prompt import LANGUAGES
+from serve import logs
 from serve.errors import SettingsError
 from serve.settings import add_flags, read_settings
+
+logger = logging.getLogger("serve")
 
 _SERVE = "python -m serve"
 
@@ -25,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns its exit code."""
     try:
         if arguments[:1] == ["translate"]:
-            return _translate(_translate_parser().parse_args(arguments[1:]))
+            return _translate(_translate_parser(), arguments[1:])
         return _serve(_serve_parser().parse_args(arguments))
     except (SettingsError, CheckpointError) as error:
         print(f"{_SERVE}: {error}", file=sys.stderr)
@@ -52,11 +56,18 @@ def _translate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"{_SERVE} translate",
         description="Translates English speech in audio files: one line of text per file, in the order given. "
-        "A file that cannot be translated is named on stderr and makes the exit code 1.",
+        "Recordings may be long: they are cut at their pauses.  A file that cannot be translated is named on stderr "
+        "and makes the exit code 1.",
         allow_abbrev=False,
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="wav, flac, mp3, ogg, m4a or webm")
     parser.add_argument("--to", required=True, choices=list(LANGUAGES), help="target language")
+    parser.add_argument(
+        "--format",
+        choices=["text", "srt", "vtt"],
+        default="text",
+        help="text, or subtitles of one file (default: text)",
+    )
     parser.add_argument("--model", type=Path, default=POCKET, metavar="DIR", help="checkpoint (default: pocket)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     return parser
@@ -65,12 +76,13 @@ def _translate_parser() -> argparse.ArgumentParser:
 def _serve(flags: argparse.Namespace) -> int:
     settings = read_settings(flags)
     checkpoints = [Checkpoint.open(directory) for directory in settings.model]
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("serve").setLevel(logging.INFO)
+    logs.configure(settings.log_format)
     from serve.server import bind, serve
 
     listener = bind(settings)
-    print(f"loading {', '.join(checkpoint.name for checkpoint in checkpoints)} …", flush=True)
+    if not (settings.keys or ip_address(listener.getsockname()[0]).is_loopback):
+        logger.warning("whoever reaches %s may use this server; SERVE_API_KEYS asks for a key", settings.host)
+    logs.announce(f"loading {', '.join(checkpoint.name for checkpoint in checkpoints)} …", settings.log_format)
     from serve.transformers_engine import TransformersEngine
 
     engine = TransformersEngine(checkpoints, settings.device, settings.max_batch, settings.max_new_tokens)
@@ -78,13 +90,16 @@ def _serve(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _translate(options: argparse.Namespace) -> int:
+def _translate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parser.parse_args(arguments)
+    if options.format != "text" and len(options.files) > 1:
+        parser.error(f"--format {options.format} takes one FILE, because subtitles of several cannot be told apart")
     checkpoint = Checkpoint.open(options.model)
     from serve.files import translate_files
     from serve.transformers_engine import TransformersEngine
 
     engine = TransformersEngine([checkpoint], options.device)
-    return asyncio.run(translate_files(engine, options.files, options.to))
+    return asyncio.run(translate_files(engine, options.files, options.to, options.format))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ KompaktError                (compress.errors: audio, language and checkpoint err
 └── ServeError
     ├── SettingsError       a flag or environment variable that cannot be meant
     ├── InvalidField        a form field that is missing, unknown or holds an invalid value
+    ├── Unauthorised        no key that the server knows
     ├── UploadTooLarge      more bytes than the server takes
+    ├── UploadStalled       a client that stopped sending in the middle
     ├── UnknownModel        a model that is not loaded
     ├── NotReady            loading, draining or dead: no new work is taken
     ├── QueueFull           as many requests are in progress as the server holds
@@ -34,8 +36,21 @@ class InvalidField(ServeError):  # noqa: N818 - named for what it says, as in co
         self.field = field
 
 
+class Unauthorised(ServeError):  # noqa: N818
+    """No key that the server knows; `challenge` is what `WWW-Authenticate` says, `given` whether there was a key."""
+
+    def __init__(self, challenge: str, message: str, *, given: bool) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+        self.given = given
+
+
 class UploadTooLarge(ServeError):  # noqa: N818
     """More bytes than the server takes."""
+
+
+class UploadStalled(ServeError):  # noqa: N818
+    """A client that stopped sending in the middle of its upload."""
 
 
 class UnknownModel(ServeError):  # noqa: N818

@@ -28,15 +28,19 @@ class Gate:
         self._max_requests = max_requests
         self._metrics = metrics
         self._alive = alive
+        self._opened = False
+        metrics.watch(lambda: self.state == "ready" and self._alive())
 
     def open(self) -> None:
         """The engine is loaded and warm."""
+        self._opened = True
         if self.state == "loading":
             self.state = "ready"
 
     def drain(self) -> None:
         """No new work from here on; what is in may finish."""
-        self.state = "draining"
+        if self.state != "failed":
+            self.state = "draining"
         self._metrics.draining.set(1)
 
     def fail(self, message: str) -> None:
@@ -45,11 +49,21 @@ class Gate:
 
     def check(self) -> None:
         """Raises `NotReady` unless new work is taken."""
+        self.check_alive()
         if self.state == "loading":
             raise NotReady("loading", "the model is still loading; try again in a few seconds")
         if self.state == "draining":
             raise NotReady("draining", "the server is shutting down and takes no new requests")
-        if self.state == "failed" or not self._alive():
+
+    def notice_death(self) -> None:
+        """Fails if the engine has died."""
+        if self._opened and self.state != "failed" and not self._alive():
+            self.fail("the engine is not running any more")
+
+    def check_alive(self) -> None:
+        """Raises `NotReady` once there is nothing left to wait for: the engine did not start, or has died."""
+        self.notice_death()
+        if self.state == "failed":
             raise NotReady("failed", "the engine is not running; the server's log has the cause")
 
     @contextmanager

@@ -17,7 +17,16 @@ from compress.errors import (
     LanguageError,
     UnsupportedAudio,
 )
-from serve.errors import EngineFailed, InvalidField, NotReady, QueueFull, UnknownModel, UploadTooLarge
+from serve.errors import (
+    EngineFailed,
+    InvalidField,
+    NotReady,
+    QueueFull,
+    Unauthorised,
+    UnknownModel,
+    UploadStalled,
+    UploadTooLarge,
+)
 
 Outcome = Literal["ok", "client_error", "rejected", "cancelled", "timeout", "error"]
 
@@ -32,6 +41,7 @@ _MAP: Final[tuple[tuple[type[Exception], int, str, str | None, str], ...]] = (
     (AudioError, 400, "invalid_request_error", "file", "invalid_audio"),
     (LanguageError, 400, "invalid_request_error", "to_language", "unsupported_language"),
     (UploadTooLarge, 413, "invalid_request_error", "file", "upload_too_large"),
+    (UploadStalled, 408, "invalid_request_error", "file", "upload_stalled"),
     (UnknownModel, 404, "invalid_request_error", "model", "model_not_found"),
     (QueueFull, 429, "rate_limit_error", None, "queue_full"),
     (EngineFailed, 500, "server_error", None, "engine_failed"),
@@ -62,7 +72,7 @@ class Problem:
         """The label under which the request is counted."""
         if self.status in (429, 503):
             return "rejected"
-        if self.status == 504:
+        if self.status in (408, 504):
             return "timeout"
         return "client_error" if self.status < 500 else "error"
 
@@ -77,6 +87,10 @@ def problem(error: Exception) -> Problem:
         return Problem(400, "invalid_request_error", str(error), error.field, "invalid_field")
     if isinstance(error, NotReady):
         return Problem(503, "server_error", str(error), code=error.reason, headers=_retry_after())
+    if isinstance(error, Unauthorised):
+        code = "invalid_api_key" if error.given else "missing_api_key"
+        headers = {"WWW-Authenticate": error.challenge}
+        return Problem(401, "invalid_request_error", str(error), code=code, headers=headers)
     if isinstance(error, HTTPException):
         kind = "invalid_request_error" if error.status_code < 500 else "server_error"
         return Problem(error.status_code, kind, error.detail, headers=dict(error.headers or {}))
@@ -90,3 +104,12 @@ def problem(error: Exception) -> Problem:
 def _retry_after() -> dict[str, str]:
     # The standard header knows whole seconds only; OpenAI's clients prefer the second one.
     return {"Retry-After": str(RETRY_AFTER_S), "retry-after-ms": str(RETRY_AFTER_S * 1000)}
+
+
+CONNECTIONS_FULL: Final = Problem(
+    503,
+    "server_error",
+    "as many connections are open as the server holds; try again in a moment",
+    code="connections_full",
+    headers=_retry_after(),
+)

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import math
+import resource
 import socket
 import time
 from types import FrameType
+from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
 
 from compress.errors import KompaktError
 from serve.app import create_app
+from serve.connections import ConnectionConfig
 from serve.engine import Translator
 from serve.errors import SettingsError
 from serve.gate import Gate
+from serve.logs import announce
+from serve.routes import Service
 from serve.settings import Settings
+from serve.tracing import exporting_tracer
 
-# The page keeps connections open for news that will not come; they are not worth waiting for.
-_CLOSE_S = 1
+_FILES: Final = 128  # open files that no connection needs: libraries, weights, the page
+_FAILED_S: Final = 2  # after the engine's death: for answers that say so to leave, and for a probe to see it
 
 
 def bind(settings: Settings) -> socket.socket:
     """Takes the address before anything is loaded.
 
     Raises:
-        SettingsError: it is taken, forbidden or none of this machine's.
+        SettingsError: it is taken, forbidden or none of this machine's, or fewer connections can be open than are set.
     """
+    _allow_files(settings)
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family)
@@ -41,28 +49,25 @@ def serve(settings: Settings, engine: Translator, listener: socket.socket) -> No
     """Serves until SIGTERM or Ctrl-C, then finishes what runs.
 
     Raises:
-        KompaktError: the engine did not start.
+        KompaktError: the engine did not start, or died.
     """
-    port = listener.getsockname()[1]
-    url = f"http://{settings.loopback}:{port}"
-    app = create_app(settings, engine, url)
-    config = uvicorn.Config(
-        app, access_log=False, log_level="warning", log_config=None, timeout_graceful_shutdown=_CLOSE_S, lifespan="on"
-    )
-    gate = app.state.service.gate
-    _Server(config, gate, url, settings.drain_s).run(sockets=[listener])
-    if gate.failure:
-        raise KompaktError(gate.failure)
+    url = f"http://{settings.loopback}:{listener.getsockname()[1]}"
+    app = create_app(settings, engine, url, exporting_tracer() if settings.tracing else None)
+    server = Server(app, settings, url)
+    server.run(sockets=[listener])
+    if server.gate.failure:
+        raise KompaktError(server.gate.failure)
 
 
-class _Server(uvicorn.Server):
-    """Keeps answering while it drains (uvicorn alone would close the door first)."""
+class Server(uvicorn.Server):
+    """Keeps answering while it drains (uvicorn alone would close the door first), and ends when its engine has."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, url: str, drain_s: float) -> None:
-        super().__init__(config)
-        self._gate = gate
+    def __init__(self, app: FastAPI, settings: Settings, url: str) -> None:
+        service: Service = app.state.service
+        super().__init__(ConnectionConfig(app, service.metrics, settings.max_connections, settings.idle_s))
+        self.gate: Gate = service.gate
+        self._settings = settings
         self._url = url
-        self._drain_s = drain_s
         self._announced = False
         self._asked_to_leave = False
         self._leave_at = math.inf
@@ -75,12 +80,37 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Runs ten times a second; True ends the server."""
-        if self._gate.state == "ready" and not self._announced:
+        gate = self.gate
+        gate.notice_death()
+        if gate.state == "ready" and not self._announced:
             self._announced = True
-            print(f"Kompakt is ready at {self._url} (stop it with Ctrl-C)", flush=True)
-        if self._asked_to_leave and self._gate.state != "draining":
-            self._gate.drain()
-            self._leave_at = time.monotonic() + self._drain_s
-        drained = self._gate.state == "draining" and not self._gate.n_inflight
-        over = drained or time.monotonic() > self._leave_at or self._gate.state == "failed"
+            line = f"Kompakt is ready at {self._url} (stop it with Ctrl-C)"
+            announce(line, self._settings.log_format)
+        if self._asked_to_leave and gate.state not in ("draining", "failed"):
+            gate.drain()
+            self._leave_by(self._settings.drain_s)
+        if gate.state == "failed":
+            self._leave_by(_FAILED_S)
+        drained = gate.state == "draining" and not gate.n_inflight and not self._n_unsent()
+        over = drained or time.monotonic() > self._leave_at
         return await super().on_tick(counter) or over
+
+    def _leave_by(self, seconds: float) -> None:
+        self._leave_at = min(self._leave_at, time.monotonic() + seconds)
+
+    def _n_unsent(self) -> int:
+        """Bytes of answers that clients have not taken yet."""
+        return sum(connection.transport.get_write_buffer_size() for connection in self.server_state.connections)
+
+
+def _allow_files(settings: Settings) -> None:
+    """Lets this process open as many files as its connections and uploads may need."""
+    needed = settings.max_connections + settings.max_requests + _FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise SettingsError(
+            f"max_connections {settings.max_connections} and max_requests {settings.max_requests} need {needed} open "
+            f"files, but this process may have {hard}: lower them, or raise the limit (ulimit -n)"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

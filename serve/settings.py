@@ -5,23 +5,36 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from compress.checkpoint import POCKET
 from compress.prompt import LANGUAGES
+from serve.auth import read_keys
 from serve.errors import SettingsError
+from serve.live.policies import Policy
+from serve.logs import LogFormat
 
 ENV_PREFIX = "SERVE_"
+_SECRET = ("api_keys",)  # no flags: whoever is on the machine can read them
+# a setting, another that must not be less, and why
+_ORDERED = (
+    ("max_batch", "max_requests", "a batch could never fill"),
+    ("max_requests", "max_connections", "they could never all come"),
+    ("timeout_s", "max_request_s", "it would never be up"),
+)
 
 
 class Settings(BaseSettings):
     """Settings of the server; a flag wins over its environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, allow_inf_nan=False
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="address to bind; 0.0.0.0 opens it to the network")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
@@ -35,10 +48,39 @@ class Settings(BaseSettings):
         64, ge=1, description="requests in progress (uploading, waiting or decoding); further ones get 429"
     )
     max_upload_bytes: int = Field(25_000_000, ge=1024, description="bytes of a request's body; more get 413")
+    max_audio_s: float = Field(7200.0, gt=0, description="seconds of audio in a request; more get 400")
     max_new_tokens: int = Field(256, ge=1, le=4096, description="tokens of text per clip at most")
-    timeout_s: float = Field(120.0, gt=0, description="seconds for a request from its first byte to its last")
+    max_connections: int = Field(512, ge=1, description="open connections; further ones get 503")
+    idle_s: float = Field(30.0, gt=0, description="seconds that a client may keep the server waiting for a byte")
+    timeout_s: float = Field(
+        120.0, gt=0, description="seconds without progress: till the upload is complete, then from text to text"
+    )
+    max_request_s: float = Field(7200.0, gt=0, description="seconds for a request from its first byte to its last")
     drain_s: float = Field(30.0, ge=0, description="seconds that running requests are given after SIGTERM or Ctrl-C")
+    max_sessions: int = Field(16, ge=1, description="live sessions, each one of max_requests; further ones get 429")
+    max_session_s: float = Field(3600.0, gt=0, description="seconds that a live session may last")
+    live_policy: Policy = Field(
+        "segment",
+        description="when live text is sent: segment, once a stretch of speech has ended; agreement, also while it "
+        "grows, as far as two translations of it agree; a session may ask for the other",
+    )
+    live_again_s: float = Field(
+        1.0, ge=0.25, le=10, description="seconds of new speech between such translations; fewer cost more"
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="sites whose pages may open live sessions beside this server's own, such as https://example.org; "
+        "* for all; repeat it (environment: commas)",
+    )
     page: bool = Field(True, description="serve the page at /")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    api_keys_file: Path | None = Field(
+        None,
+        description="file of keys, one a line, one of which every request but the probes must send; "
+        f"{ENV_PREFIX}API_KEYS holds them themselves, separated by commas",
+    )
+    log_format: LogFormat = Field("text", description="text, or json: an object a line")
+    tracing: bool = Field(False, description="export OpenTelemetry traces; OTEL_* variables say where to and how")
 
     @property
     def loopback(self) -> str:
@@ -46,7 +88,16 @@ class Settings(BaseSettings):
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"[{host}]" if ":" in host else host
 
-    @field_validator("model", mode="before")
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """All keys that are valid; none: nobody is asked for one.
+
+        Raises:
+            ValueError: a key can be guessed, or is none, or the file cannot be read.
+        """
+        return read_keys([key.get_secret_value() for key in self.api_keys], self.api_keys_file)
+
+    @field_validator("model", "api_keys", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -60,23 +111,34 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.max_batch > self.max_requests:
-            raise ValueError(
-                f"max_batch is {self.max_batch} but max_requests only {self.max_requests}: a batch could never fill"
-            )
+        wrong = [
+            f"{lower} is {getattr(self, lower):g} but {upper} only {getattr(self, upper):g}: {why}"
+            for lower, upper, why in _ORDERED
+            if getattr(self, lower) > getattr(self, upper)
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        _ = self.keys  # read now, so that a mistake shows at the start
         return self
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds one flag per setting; values stay text, so that flags and environment are judged by the same rules."""
+    """Adds a flag for every setting that is no secret.
+
+    Values stay text, so that flags and environment are judged by the same rules.
+    """
     for name, field in Settings.model_fields.items():
+        if name in _SECRET:
+            continue
         default = field.get_default()
         options: dict[str, Any] = {"action": "store", "metavar": "N" if field.annotation in (int, float) else "VALUE"}
         if field.annotation is bool:
             options = {"action": argparse.BooleanOptionalAction}
         elif get_origin(field.annotation) is tuple:
-            options = {"action": "append", "metavar": "DIR"}
-            default = "the pocket model"
+            options = {"action": "append", "metavar": "DIR" if name == "model" else "VALUE"}
+            default = "the pocket model" if name == "model" else "none"
+        elif default is None:
+            default = "none"
         variable = f"{ENV_PREFIX}{name.upper()}"
         help_text = f"{field.description} (default: {default}; environment: {variable})"
         parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=help_text, **options)
@@ -106,5 +168,6 @@ def _in_words(location: Sequence[int | str], message: str) -> str:
     if not location:
         return message
     name = str(location[0])
-    flag = f"--{name.replace('_', '-')}"
-    return f"{flag} ({ENV_PREFIX}{name.upper()}): {message[:1].lower()}{message[1:]}"
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    known_as = variable if name in _SECRET else f"--{name.replace('_', '-')} ({variable})"
+    return f"{known_as}: {message[:1].lower()}{message[1:]}"

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from compress.audio import SAMPLE_RATE
 from compress.checkpoint import POCKET, Checkpoint
 from serve.transformers_engine import TransformersEngine
-from tests.serve.processes import started
 from tests.serve.servers import Server, running, settings_for_tests
 
 SENTENCES = (
@@ -87,13 +86,6 @@ def server() -> Iterator[Server]:
     with running(settings_for_tests(max_batch=4), engine) as server:
         yield server
     assert not engine.alive
-
-
-@pytest.fixture(scope="session")
-def page_url() -> Iterator[str]:
-    """A server with the page, in a process of its own: Gradio leaves event loops unclosed, an error in this one."""
-    with started() as (_, url):
-        yield url
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TypedDict
 
 import httpx
-import uvicorn
 
+import serve.server
 from serve.app import create_app
 from serve.engine import ModelInfo, Request, Result, Timings, Translator
 from serve.settings import Settings
+from serve.tracing import Tracer
 
 PATIENCE_S = 120  # the machine may be busy with something else
 
@@ -40,14 +41,16 @@ class Server:
 
 
 @contextmanager
-def running(settings: Settings, engine: Translator, *, ready: bool = True) -> Iterator[Server]:
+def running(
+    settings: Settings, engine: Translator, *, ready: bool = True, tracer: Tracer | None = None
+) -> Iterator[Server]:
     """Serves on a free port; waits until it is ready unless told otherwise."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         url = f"http://127.0.0.1:{port}"
-        app = create_app(settings, engine, url)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5, lifespan="on"))
+        app = create_app(settings, engine, url, tracer)
+        server = serve.server.Server(app, settings, url)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -77,13 +80,14 @@ def settings_for_tests(**values: object) -> Settings:
 class ScriptedTranslator:
     """A `Translator` that emits what it is told to: text, or an exception that it raises.
 
-    `may_start` and `may_speak` hold it back until they are set.
+    `may_start` and `may_speak` hold it back until they are set; `pause_s` is what it needs for a piece.
     """
 
     def __init__(self, *script: str | Exception) -> None:
-        self._script = script
+        self.script = script
         self.alive = False
         self.n_running = 0
+        self.pause_s = 0.0
         self.may_start = threading.Event()
         self.may_start.set()
         self.may_speak = threading.Event()
@@ -101,12 +105,13 @@ class ScriptedTranslator:
         self.n_running += 1
         try:
             await _until(self.may_speak)
-            for piece in self._script:
+            for piece in self.script:
                 if isinstance(piece, Exception):
                     raise piece
+                await asyncio.sleep(self.pause_s)
                 yield piece
-            text = "".join(map(str, self._script))
-            yield Result(text, 3, len(self._script), Timings(0.0, 0.0, 0.0))
+            text = "".join(map(str, self.script))
+            yield Result(text, 3, len(self.script), Timings(0.0, 0.0, 0.0))
         finally:
             self.n_running -= 1
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -98,6 +100,56 @@ def test_a_full_server_refuses_before_the_body_and_soon_has_room_again(small: Se
     assert httpx.post(small.url + PATH, timeout=PATIENCE_S, **form(clip, **fields)).status_code == 200
 
 
+def test_of_many_at_once_those_that_have_a_place_are_served_and_the_others_refused(clip: Path) -> None:
+    engine = ScriptedTranslator("Hallo")
+    engine.may_speak.clear()
+    settings = settings_for_tests(max_requests=4, max_batch=4)
+    statuses: Counter[int] = Counter()
+
+    def post() -> None:
+        response = httpx.post(server.url + PATH, timeout=PATIENCE_S, **form(clip, model="scripted"))
+        statuses[response.status_code] += 1
+
+    with running(settings, engine) as server:
+        clients = [threading.Thread(target=post) for _ in range(24)]
+        for client in clients:
+            client.start()
+        wait_until(lambda: statuses == {429: 20})
+        assert server.metric("st_inflight_requests") == 4
+        engine.may_speak.set()
+        for client in clients:
+            client.join(PATIENCE_S)
+        assert statuses == {429: 20, 200: 4}
+        assert server.metric("st_rejections_total", reason="queue_full") == 20
+
+
+def test_refusals_are_immediate(clip: Path) -> None:
+    engine = ScriptedTranslator("Hallo")
+    engine.may_speak.clear()
+    with running(settings_for_tests(max_requests=1, max_batch=1), engine) as server:
+        waiting = threading.Thread(
+            target=httpx.post, args=[server.url + PATH], kwargs={"timeout": PATIENCE_S, **form(clip, model="scripted")}
+        )
+        waiting.start()
+        wait_until(lambda: engine.n_running == 1)
+        # the machine may be busy with something else: the best of some rounds counts
+        assert min(slowest_of_hundred_s(server) for _ in range(5)) < 0.05
+        engine.may_speak.set()
+        waiting.join(PATIENCE_S)
+
+
+def slowest_of_hundred_s(server: Server) -> float:
+    """Seconds from the head of a request to its refusal, the slowest of a hundred but one."""
+    seconds = []
+    for _ in range(100):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            started = time.perf_counter()
+            connection.sendall(head(server, "Content-Length: 500000"))
+            assert answer(connection).startswith("HTTP/1.1 429")
+            seconds.append(time.perf_counter() - started)
+    return sorted(seconds)[-2]
+
+
 def test_an_announced_upload_past_the_bound_is_refused_unread(small: Server) -> None:
     with socket.create_connection(("127.0.0.1", small.port)) as connection:
         connection.sendall(head(small, f"Content-Length: {MAX_BYTES + 1}"))
@@ -116,6 +168,15 @@ def test_an_upload_of_unknown_length_is_counted_as_it_arrives(small: Server) -> 
             connection.sendall(chunk)
         assert answer(connection).startswith("HTTP/1.1 413")
     wait_until(lambda: idle(small))
+
+
+@pytest.mark.parametrize(
+    ("header", "status"), [(f"Content-Length: {MAX_BYTES + 1}", "413"), ("Transfer-Encoding: chunked", "411")]
+)
+def test_no_route_takes_a_body_without_bound(small: Server, header: str, status: str) -> None:
+    with socket.create_connection(("127.0.0.1", small.port)) as connection:
+        connection.sendall(f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
+        assert answer(connection).startswith(f"HTTP/1.1 {status}")
 
 
 def test_clients_that_send_too_much_read_the_reason(small: Server) -> None:
@@ -139,11 +200,12 @@ def test_loading_then_ready_then_draining(clip: Path) -> None:
         assert server.metric("st_rejections_total", reason="loading") == 1
 
 
-def test_a_dead_engine_is_not_ready(clip: Path) -> None:
+def test_a_dead_engine_is_neither_ready_nor_live(clip: Path) -> None:
     engine = ScriptedTranslator("Hallo")
-    with running(settings_for_tests(), engine) as server:
+    with running(settings_for_tests(), engine) as server, httpx.Client(base_url=server.url) as http:
         engine.alive = False
-        for refusal in (httpx.get(f"{server.url}/readyz"), httpx.post(server.url + PATH, **form(clip))):
+        answers = [http.get(path) for path in ("/readyz", "/health", "/livez")]
+        for refusal in (*answers, http.post(PATH, **form(clip))):
             assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "failed")
 
 
@@ -157,6 +219,30 @@ def test_an_upload_that_never_comes_is_a_504() -> None:
         wait_until(lambda: ended(server, "timeout") == 1)
 
 
+def test_an_upload_that_stalls_is_a_408() -> None:
+    with running(settings_for_tests(idle_s=0.5), ScriptedTranslator("Hallo")) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head(server, "Content-Length: 5000") + b"--x\r\n")
+            refusal = answer(connection)
+        assert refusal.startswith("HTTP/1.1 408")
+        wait_until(lambda: ended(server, "timeout") == 1 and server.metric("st_inflight_requests") == 0)
+
+
+def test_an_upload_that_comes_slowly_but_surely_is_taken(clip: Path) -> None:
+    whole = httpx.Request("POST", "http://x", **form(clip, model="scripted"))
+    content, kind = whole.read(), whole.headers["content-type"]
+    parts = [content[i : i + 8000] for i in range(0, len(content), 8000)]
+
+    def slowly() -> Iterator[bytes]:
+        for part in parts:
+            time.sleep(1.2 / len(parts))
+            yield part
+
+    with running(settings_for_tests(idle_s=1), ScriptedTranslator("Hallo")) as server:
+        response = httpx.post(server.url + PATH, content=slowly(), headers={"Content-Type": kind}, timeout=PATIENCE_S)
+        assert response.status_code == 200
+
+
 def test_a_text_that_never_comes_is_a_504(clip: Path) -> None:
     engine = ScriptedTranslator("Hallo")
     engine.may_speak.clear()
@@ -164,6 +250,15 @@ def test_a_text_that_never_comes_is_a_504(clip: Path) -> None:
         response = httpx.post(server.url + PATH, **form(clip, model="scripted"))
         assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
         wait_until(lambda: ended(server, "timeout") == 1 and engine.n_running == 0)
+
+
+@pytest.mark.parametrize(("max_request_s", "end"), [(PATIENCE_S, "[DONE]"), (1.5, '"code": "timeout"')])
+def test_a_text_that_keeps_coming_has_longer_but_not_for_ever(clip: Path, max_request_s: float, end: str) -> None:
+    engine = ScriptedTranslator(*["viel "] * 20)
+    engine.pause_s = 0.2
+    with running(settings_for_tests(timeout_s=1.4, max_request_s=max_request_s), engine) as server:
+        stream = form(clip, model="scripted", stream="true")
+        assert end in httpx.post(server.url + PATH, timeout=PATIENCE_S, **stream).text
 
 
 def test_many_at_once_are_all_served(server: Server, clips: list[Path]) -> None:

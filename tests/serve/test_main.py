@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +16,13 @@ import httpx
 import pytest
 
 from compress.checkpoint import Checkpoint
-from tests.serve.language import assert_translations
+from tests.serve.language import assert_german, assert_translations
 from tests.serve.processes import ROOT, started
 from tests.serve.servers import PATIENCE_S, form, wait_until
+from tests.serve.speech import sentences, talk, wav
 
 PATH = "/v1/audio/translations"
+N_STREAMS = 20
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -42,11 +46,26 @@ def test_translate_prints_a_line_per_file_and_names_those_that_failed(
         assert_translations(*pair)
 
 
+def test_translate_writes_subtitles_of_a_long_recording(clips: list[Path], tmp_path: Path) -> None:
+    samples, bounds = talk(sentences(clips) * 3, 0.9)
+    recording = tmp_path / "talk.wav"
+    recording.write_bytes(wav(samples))
+    result = run("translate", recording, "--to", "de", "--format", "srt")
+    assert (result.returncode, result.stderr) == (0, "")
+    cues = result.stdout.split("\n\n")
+    assert len(cues) == len(bounds)
+    for number, cue in enumerate(cues, 1):
+        index, times, text = cue.strip().split("\n")
+        assert (index, times[:3]) == (str(number), "00:")
+        assert_german(text)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["translate", "a.wav", "--to", "fr"], "invalid choice: 'fr'"),
         (["translate", "a.wav", "--to", "de", "--model", "/nowhere"], "no checkpoint directory at /nowhere"),
+        (["translate", "a.wav", "b.wav", "--to", "de", "--format", "srt"], "--format srt takes one FILE"),
         (["--model", "/nowhere"], "no checkpoint directory at /nowhere"),
         (["--port", "70000"], "--port (SERVE_PORT)"),
         (["--prot", "8000"], "unrecognized arguments: --prot"),
@@ -77,25 +96,51 @@ def test_help_tells_of_both_commands() -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_with_0(stop: signal.Signals, clip: Path, endless: Checkpoint) -> None:
-    with started("--no-page", "--model", endless.path, "--max-new-tokens", "400") as (process, url):
-        body: list[str] = []
+    flags = ("--no-page", "--model", endless.path, "--max-new-tokens", "100", "--drain-s", str(PATIENCE_S))
+    with started(*flags) as (process, url):
+        bodies: list[list[str]] = []
 
         def stream() -> None:
             fields = {"model": "endless", "stream": "true"}
             with httpx.stream("POST", url + PATH, timeout=PATIENCE_S, **form(clip, **fields)) as response:
-                body.extend(response.iter_lines())
+                bodies.append(list(response.iter_lines()))
 
-        running = threading.Thread(target=stream)
-        running.start()
-        wait_until(lambda: "st_inflight_requests 1.0" in httpx.get(f"{url}/metrics").text)
+        running = [threading.Thread(target=stream) for _ in range(N_STREAMS)]
+        for each in running:
+            each.start()
+        wait_until(lambda: f"st_inflight_requests {N_STREAMS}.0" in httpx.get(f"{url}/metrics").text)
         os.kill(process.pid, stop)
         wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
         refusal = httpx.post(url + PATH, **form(clip, model="endless"))
         assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "draining")
         assert "st_draining 1.0" in httpx.get(f"{url}/metrics").text
-        running.join(PATIENCE_S)
-        assert body[-2:] == ["data: [DONE]", ""], "what ran was delivered"
+        for each in running:
+            each.join(PATIENCE_S)
+        assert [body[-2:] for body in bodies] == [["data: [DONE]", ""]] * N_STREAMS, "what ran was delivered"
         assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_second_signal_does_not_wait(clip: Path, endless: Checkpoint) -> None:
+    with started("--no-page", "--model", endless.path, "--max-new-tokens", "4000") as (process, url):
+        fields = {"model": "endless", "stream": "true"}
+        with httpx.stream("POST", url + PATH, timeout=PATIENCE_S, **form(clip, **fields)) as response:
+            lines = response.iter_lines()
+            next(lines)
+            os.kill(process.pid, signal.SIGTERM)
+            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait(PATIENCE_S)
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+
+
+def test_what_could_run_code_is_refused(endless: Checkpoint, tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    shutil.copytree(endless.path, planted)
+    (planted / "pytorch_model.bin").write_bytes(pickle.dumps({"weights": "or anything else"}))
+    result = run("--no-page", "--port", "0", "--model", planted)
+    assert result.returncode == 2
+    assert "holds pytorch_model.bin: only safetensors weights are loaded" in result.stderr
 
 
 def test_an_engine_that_does_not_start_ends_the_server_with_1(endless: Checkpoint, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ def request_errors() -> list[type[KompaktError]]:
 def make(error_class: type[KompaktError]) -> KompaktError:
     if error_class is of_serve.InvalidField:
         return of_serve.InvalidField("model", "words")
+    if error_class is of_serve.Unauthorised:
+        return of_serve.Unauthorised("Bearer", "words", given=False)
     if error_class is of_serve.NotReady:
         return of_serve.NotReady("loading", "words")
     return error_class("words")
@@ -41,6 +43,8 @@ def test_every_error_of_a_request_has_its_own_answer(error_class: type[KompaktEr
     ("status", "outcome"),
     [
         (400, "client_error"),
+        (401, "client_error"),
+        (408, "timeout"),
         (413, "client_error"),
         (429, "rejected"),
         (503, "rejected"),

@@ -40,8 +40,47 @@ def test_every_setting_has_a_flag_with_help() -> None:
     add_flags(parser)
     text = parser.format_help()
     for name, field in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in text
-        assert field.description
+        if name != "api_keys":
+            assert f"--{name.replace('_', '-')}" in text
+            assert field.description
+
+
+def test_keys_are_no_flag_but_help_names_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    assert "--api-keys " not in parser.format_help()
+    assert "SERVE_API_KEYS" in parser.format_help()
+    monkeypatch.setenv("SERVE_API_KEYS", "sk-0123456789abcdef, sk-fedcba9876543210")
+    settings = parse()
+    assert settings.keys == {"sk-0123456789abcdef", "sk-fedcba9876543210"}
+    assert "0123456789" not in repr(settings)
+
+
+@pytest.mark.parametrize("keys", ["hunter2", "sk-0123456789abcdef,", "sk-0123456789abc def", "schlüssel-0123456789"])
+def test_a_key_that_cannot_be_meant_is_not_shown(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_API_KEYS", keys)
+    with pytest.raises(SettingsError, match="is not 16 or more ASCII characters without spaces") as caught:
+        parse()
+    assert keys.partition(",")[0] not in str(caught.value)
+
+
+def test_a_file_of_keys_is_read_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        parse("--api-keys-file", str(tmp_path / "missing"))
+    file = tmp_path / "keys"
+    file.write_text("sk-0123456789abcdef\n")
+    assert parse("--api-keys-file", str(file)).keys == {"sk-0123456789abcdef"}
+
+
+def test_all_contradictions_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse("--max-batch", "9", "--max-requests", "8", "--max-connections", "7", "--timeout-s", "9000")
+    for words in (
+        "max_batch is 9 but max_requests only 8: a batch could never fill",
+        "max_requests is 8 but max_connections only 7: they could never all come",
+        "timeout_s is 9000 but max_request_s only 7200: it would never be up",
+    ):
+        assert words in str(caught.value)
 
 
 def test_all_mistakes_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +98,10 @@ def test_all_mistakes_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         (["--port", "70000"], "--port"),
         (["--device", "tpu"], "'auto', 'cpu' or 'cuda'"),
         (["--timeout-s", "0"], "greater than 0"),
+        (["--idle-s", "-1"], "greater than 0"),
+        (["--max-request-s", "inf"], "finite number"),
+        (["--log-format", "xml"], "'text' or 'json'"),
+        (["--tracing", "--max-connections", "0"], "greater than or equal to 1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: list[str], words: str) -> None:

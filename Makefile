@@ -26,7 +26,7 @@ lock: ## remake requirements/*.txt with the newest versions that pyproject.toml 
 pocket: venv ## rebuild the pocket model
 	.venv/bin/python -m compress pocket
 
-paper: venv ## repeat the paper's tables with the pocket model, about an hour on two cores; goes on where it was stopped
+paper: venv ## repeat the paper's tables with the pocket model, about three hours on two cores; goes on where it was stopped
 	.venv/bin/python -m benchmarks paper
 
 results: venv ## write benchmarks/RESULTS.md from all results

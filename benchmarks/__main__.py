@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from benchmarks import encoder, fast_search, paper, record, report, search
+from benchmarks import batching, encoder, fast_search, live, long_audio, paper, record, report, search, soak
 from compress.errors import KompaktError
 
 
@@ -27,11 +27,15 @@ class Program(Protocol):
 
 
 PROGRAMS: Final[dict[str, tuple[Program, str]]] = {
+    "batching": (batching, "the embedded engine under several clients, against one"),
     "encoder": (encoder, "the encoder on valid frames against the padded window"),
     "fast-search": (fast_search, "how often the approximate layer search chooses what the exact one does"),
+    "live": (live, "quality and lag of live translation, and how many speakers fit"),
+    "long-audio": (long_audio, "an hour of speech in one request: when its text begins, and what memory it takes"),
     "paper": (paper, "the paper's tables with the pocket model"),
     "results": (report, "writes RESULTS.md from all rows"),
     "search": (search, "the layer search as published, batched, and ours"),
+    "soak": (soak, "thousands of requests to the server, some of them bad, and what they leave behind"),
 }
 
 

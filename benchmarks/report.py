@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import paper_report, paper_tables, record, rows
+from benchmarks import live_report, long_audio_report, paper_report, paper_tables, record, rows, soak_report
 from benchmarks.markdown import table
 from benchmarks.rows import Row
 
@@ -23,7 +23,8 @@ _SEARCH: Final = """\
 ## The layer search
 
 All but `fast` choose the same layers with the same scores, as `benchmarks/search.py` explains; given is how many times
-faster one is than another in the same process, over the rounds that both have run. *Decoded* counts translations.
+faster one is than another in the same process, over the rounds that both have run: the median of several repeats, the
+lowest and the highest. The naive search is run once. *Decoded* counts translations.
 """
 _FAST: Final = """\
 ### The approximate search
@@ -37,6 +38,12 @@ _ENCODER: Final = """\
 
 How many times faster the encoder is without the padding to 30 s, with the same result (`benchmarks/encoder.py`):
 medians, and quartiles in brackets. *Work* is the ratio of multiply-adds.
+"""
+_BATCHING: Final = """\
+## Several clients at once
+
+Clips per second that the embedded engine translates for several clients at once, over those of one client, with the
+same texts (`benchmarks/batching.py`): medians, and quartiles in brackets. *First text* is what a caller waits for it.
 """
 
 
@@ -59,16 +66,26 @@ def render(results: Path) -> str:
         results: directory of the rows.
     """
     papers = rows.read(results / "paper.jsonl")
-    search = rows.latest(rows.read(results / "search.jsonl"), "modes")
+    search = rows.latest(rows.read(results / "search.jsonl"), "modes", "repeats")
     fast = rows.latest(rows.read(results / "fast-search.jsonl"), *_FAST_NUMBERS)
     encoder = rows.latest(rows.read(results / "encoder.jsonl"), "clips", "repeats")
+    live = rows.latest(rows.read(results / "live.jsonl"), *live_report.RESULTS)
+    batching = rows.latest(rows.read(results / "batching.jsonl"), "clients", "repeats")
+    long_audio = rows.latest(rows.read(results / "long-audio.jsonl"), "before_mb", "recordings")
+    soaks = rows.latest(rows.read(results / "soak.jsonl"), "seen")
     sections = [
         _HEAD,
         paper_report.render(paper_tables.load(), rows.by_stage(papers)),
         "\n".join([_SEARCH, *map(_searched, search)]) if search else "",
         "\n".join([_FAST, *map(_fast_searched, fast)]) if fast else "",
         "\n".join([_ENCODER, *map(_encoded, encoder)]) if encoder else "",
-        _circumstances([*rows.by_stage(papers).values(), *search, *fast, *encoder]),
+        "\n".join([_BATCHING, *map(_batched, batching)]) if batching else "",
+        live_report.render(live),
+        long_audio_report.render(long_audio) if long_audio else "",
+        soak_report.render(soaks) if soaks else "",
+        _circumstances(
+            [*rows.by_stage(papers).values(), *search, *fast, *encoder, *batching, *live, *long_audio, *soaks]
+        ),
     ]
     return "\n".join(section for section in sections if section)
 
@@ -82,7 +99,7 @@ def _searched(row: Row) -> str:
             " ".join(map(str, one["removed"])),
             f"{one['scores'][-1]:.2f}",
             f"{one['decoded']:,} of {one['of']:,}",
-            *(f"{one['times_faster_than'].get(other, 1.0):.2f}" for other in others),
+            *("1" if other == mode else _spread(one["times_faster_than"][other]) for other in others),
         ]
         for mode, one in modes.items()
     ]
@@ -126,6 +143,25 @@ def _encoded(row: Row) -> str:
     ]
     title = f"{row['model']['name']} on {row['device']}, {row['dtype']}, {row['repeats']} repeats:\n"
     return "\n".join([title, table(["clip", "work", "encoder", "with mel", "largest difference"], lines), ""])
+
+
+def _batched(row: Row) -> str:
+    lines = [
+        [
+            str(one["clients"]),
+            _spread(one["ratio"]),
+            f"{one['clips_per_s']:.2f}",
+            *(f"{one['first_text_s'][name]:.3f} s" for name in ("p50", "p95")),
+        ]
+        for one in row["clients"]
+    ]
+    title = f"{row['model']['name']} on {row['device']}, {row['requests']} requests, {row['repeats']} repeats:\n"
+    columns = ["clients", "times the throughput of one", "clips / s", "first text, p50", "p95"]
+    return "\n".join([title, table(columns, lines), ""])
+
+
+def _spread(ratio: dict[str, float] | float) -> str:
+    return "{median:.2f} ({low:.2f}–{high:.2f})".format(**ratio) if isinstance(ratio, dict) else f"{ratio:.2f}"
 
 
 def _domain(row: Row) -> str:

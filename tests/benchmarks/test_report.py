@@ -18,12 +18,13 @@ PAPER = paper_tables.load()
 TABLE_1 = PAPER.tables[0]
 
 
-def row(recipe: str, stage: str, bleu: float, chrf: float, **more: Any) -> Row:
+def row(recipe: str, stage: str, bleu: float, chrf: float, comet: float | None = None, **more: Any) -> Row:
     """A row with scores whose intervals reach a point to both sides."""
     scores = [
         {"metric": metric, "value": value, "low": value - 1, "high": value + 1, "n": 200, "group": group}
         | {"signature": f"signature of {metric}", "split": "report", "language": "de"}
-        for metric, value in (("BLEU", bleu), ("chrF++", chrf))
+        for metric, value in (("BLEU", bleu), ("chrF++", chrf), ("COMET", comet))
+        if value is not None
         for group in ("", "talks, seen voices")
     ]
     size = {"parameters": 19_800_000, "stored_elements": 19_700_000, "bytes": 39_600_000}
@@ -112,6 +113,29 @@ def test_comet_is_the_papers_alone() -> None:
             assert "| needs COMET's weights |" in line
 
 
+def test_our_comet_has_a_column_where_any_row_has_it() -> None:
+    judged = [row("pocket-setup1-de", "finetune", 20, 40.5, 50.0), row("pocket-setup1-de", "qlora", 25, 50, -10.0)]
+    text = section(TABLE_1, *FOUR, *judged)
+    german, _, chinese = text.partition("**Chinese**")
+    assert "| our BLEU | our chrF++ | our COMET | parameters |" in german
+    assert "our COMET" not in chinese
+    assert "| 20.00 (19.0–21.0) | 40.50 (39.5–41.5) | 50.00 (49.0–51.0) | 19,800,000 |" in german
+    assert "| 10.00 (9.0–11.0) | 30.00 (29.0–31.0) | – | 19,800,000 |" in german  # the baseline
+    assert (
+        "By COMET, 0 of 1 pair of rows is in the paper's order, 0 with intervals apart; "
+        "in the other: full fine-tuning / QLoRA, distilled (intervals apart)." in german
+    )
+    assert "keeps 76.2 % of what full fine-tuning reaches, the mean of BLEU, chrF++ and COMET;" in german
+    assert "`signature of COMET`" in text
+    worthless = row("pocket-setup1-de", "finetune", 20, 40.5, -50.0)
+    assert "the mean of BLEU and chrF++;" in section(TABLE_1, *FOUR, *judged, worthless)
+
+
+def test_the_page_says_whose_comet_it_is() -> None:
+    assert "COMET is the paper's alone" in paper_report.render(PAPER, known(*FOUR))
+    assert "which its signature names" in paper_report.render(PAPER, known(row("x", "y", 1, 2, 3)))
+
+
 def test_the_last_row_of_the_same_settings_counts() -> None:
     rows = [
         {"date": "1", "commit": "a", "utterances": 40, "modes": 1},
@@ -136,8 +160,8 @@ def test_searches_and_the_encoder_have_their_tables(tmp_path: Path) -> None:
         "domain": "daily",
         "utterances": 40,
         "modes": {
-            "naive": mode | {"times_faster_than": {"exact": 0.05}},
-            "exact": mode | {"times_faster_than": {"naive": 18.95}},
+            "naive": mode | {"times_faster_than": {"exact": {"median": 0.05, "low": 0.04, "high": 0.06}}},
+            "exact": mode | {"times_faster_than": {"naive": {"median": 18.95, "low": 17.5, "high": 20}}},
         },
     }
     ratio = {"ratio": 7.18, "low": 6.65, "high": 7.57}
@@ -147,7 +171,7 @@ def test_searches_and_the_encoder_have_their_tables(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(one) + "\n")
     text = report.render(tmp_path)
     assert "pocket, daily into German, 40 utterances:" in text
-    assert "| exact | 5 8 | 74.03 | 1,030 of 1,080 | 18.95 |" in text
+    assert "| exact | 5 8 | 74.03 | 1,030 of 1,080 | 18.95 (17.50–20.00) |" in text
     assert "| 5 s | 8.72 | 7.18 (6.65–7.57) | 7.18 (6.65–7.57) | 9e-06 |" in text
     assert "- `python -m benchmarks search` at abc: A CPU, 2 cores; python 3.11" in text
     assert not re.search(r"\n\n\n", text)

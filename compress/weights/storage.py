@@ -163,6 +163,8 @@ def begin(out: Path) -> Path:
 
 def finish(temporary: Path, out: Path) -> Checkpoint:
     """Puts a filled directory in its place; whatever kills the process, `out` is the old one, or missing, or whole."""
+    for weights in temporary.rglob("*.safetensors"):
+        weights.chmod((temporary / LINEAGE_FILE).stat().st_mode)  # written for their owner's eyes only, unlike the rest
     old = out.with_name(f"{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.is_dir():

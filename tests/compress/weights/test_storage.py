@@ -283,6 +283,7 @@ def test_a_directory_takes_its_place_whole(source: Checkpoint, tmp_path: Path) -
     assert storage.finish(temporary, out).name == "new"
     assert not (out / "old").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"bf16", "out"}
+    assert len({file.stat().st_mode for file in out.iterdir()}) == 1, "who may read one file may read all"
     assert storage.is_made(out, storage.digest("this", {"a": 2, "b": 1}))
     assert not storage.is_made(out, storage.digest("that", {"a": 2, "b": 1}))
     assert not storage.is_made(tmp_path / "nowhere", "")

@@ -18,7 +18,6 @@ from serve.call import Call
 from serve.errors import InvalidField
 from serve.live import events
 from serve.live.pcm import PcmStream, decode_pcm
-from serve.live.policies import Pace
 from serve.live.session import Question, Session
 from serve.problems import Problem, problem
 from serve.routes import Service
@@ -44,19 +43,19 @@ class Conversation:
     on by one of them at a time, by whoever holds `_turn`.
     """
 
-    def __init__(self, websocket: WebSocket, service: Service, call: Call, pace: Pace) -> None:
+    def __init__(self, websocket: WebSocket, service: Service, call: Call, session: Session) -> None:
         """Prepares the session.
 
         Args:
             websocket: about to be accepted.
             service: what all sessions work with.
-            call: the session's record, with its model and first language; `audio_s` and `outcome` are filled in.
-            pace: see `policies.Pace`.
+            call: the session's record; it names the model.
+            session: the core, new.
         """
         self._websocket = websocket
         self._service = service
         self._call = call
-        self._session = Session(call.to_language, pace)
+        self._session = session
         self._pcm = PcmStream()
         self._turn = asyncio.Condition()
         self._last_audio = call.received
@@ -142,7 +141,8 @@ class Conversation:
             self._full = True
             await self._turn.wait_for(lambda: self._session.waiting_s < _MAX_WAITING_S)
             self._full = False
-        self._last_audio = self._now()
+        if pcm:
+            self._last_audio = self._now()
 
     async def _finish(self, close_code: int) -> None:
         """Ends the audio; what was spoken is still translated and sent, then the socket is closed."""

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket
 from starlette.exceptions import HTTPException
@@ -17,6 +16,7 @@ from serve.errors import InvalidField, QueueFull, UnknownModel
 from serve.ledger import Ledger
 from serve.live.conversation import Conversation
 from serve.live.policies import POLICIES, Pace
+from serve.live.session import Session
 from serve.problems import Problem, problem
 from serve.routes import Service
 
@@ -54,7 +54,8 @@ class Sessions:
                 except (KompaktError, HTTPException) as error:
                     await self._refuse(websocket, call, problem(error))
                 else:
-                    await Conversation(websocket, self._service, call, pace).run()
+                    session = await asyncio.to_thread(Session, call.to_language, pace)  # loads a detector
+                    await Conversation(websocket, self._service, call, session).run()
         except asyncio.CancelledError:
             call.outcome = "cancelled"
             raise
@@ -97,7 +98,7 @@ def _check_origin(websocket: WebSocket, allowed: tuple[str, ...]) -> None:
     origin = websocket.headers.get("origin")
     if origin is None or origin in allowed or "*" in allowed:
         return
-    if urlsplit(origin).netloc != websocket.headers.get("host"):
+    if origin.partition("://")[2] != websocket.headers.get("host"):
         raise HTTPException(403, f"pages of {origin} may not open live sessions here; see --allowed-origins")
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final
 
 import gradio as gr
@@ -70,11 +71,11 @@ def begin_on(
 ) -> gr.events.Dependency:
     """Runs a generator function on each of the triggers; of one that is still going, nothing more is seen.
 
-    Gradio has listeners that cancel others, but none that cancels itself: so the triggers count up a number, and it
-    is the number's change that begins a run.
+    Gradio has listeners that cancel others, but none that cancels itself: so each trigger draws a lot, and it is the
+    lot's change that begins a run.
     """
-    number = gr.State(0)
-    run = number.change(
+    lot = gr.State("")
+    run = lot.change(
         function,
         inputs=inputs,
         outputs=outputs,
@@ -87,9 +88,9 @@ def begin_on(
     gr.on(triggers, None, cancels=[run])
     gr.on(
         triggers,
-        lambda n: n + 1,
-        [number],
-        [number],
+        token_hex,
+        [],
+        [lot],
         show_progress="hidden",
         trigger_mode="multiple",
         concurrency_limit=None,

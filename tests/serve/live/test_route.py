@@ -61,7 +61,7 @@ def test_the_official_client_works_unchanged(server: Server, clips: list[Path]) 
 
 @pytest.mark.parametrize("policy", ["segment", "agreement"])
 def test_speech_becomes_text_in_the_protocols_shapes(server: Server, clips: list[Path], policy: str) -> None:
-    heard_s = server.metric("st_audio_input_seconds_total")
+    heard_s, n_lags = (server.metric(name) for name in ("st_audio_input_seconds_total", "st_live_lag_seconds_count"))
     before = ended(server, "ok")
     speech = [spoken(clip) for clip in clips[:3]]
     with speaking(server.url, policy=policy) as speaker:
@@ -83,6 +83,7 @@ def test_speech_becomes_text_in_the_protocols_shapes(server: Server, clips: list
     duration_s = sum(map(len, speech)) / 24_000
     assert server.metric("st_audio_input_seconds_total") - heard_s == pytest.approx(duration_s)
     assert server.metric("st_ws_sessions_active") == 0
+    assert server.metric("st_live_lag_seconds_count") - n_lags >= 2, "one for every stretch of speech"
     elapsed_ms = [event["elapsed_ms"] for event in speaker.of("session.output_transcript.delta")]
     assert elapsed_ms == sorted(elapsed_ms)
     assert elapsed_ms[-1] <= 1000 * duration_s
@@ -221,6 +222,7 @@ def test_a_message_beyond_the_cap_ends_the_connection(server: Server) -> None:
         ("?model=pocket&intent=x", {}, 400, "unknown query parameter 'intent'; known: model, policy"),
         ("?model=pocket", {"Origin": "https://evil.example"}, 403, "pages of https://evil.example may not"),
         ("?model=pocket", {"Origin": "null"}, 403, "pages of null may not"),
+        ("?model=pocket", {"Origin": "http://["}, 403, "pages of http://[ may not"),
     ],
 )
 def test_refusals_are_answers_to_the_handshake(

@@ -21,6 +21,7 @@ CHUNK_S: Final = 0.2  # what a microphone delivers at a time
 DOMAINS: Final = ("talks", "phone")
 
 _PAUSES_S: Final = (0.8, 2.0)  # longer than what ends a segment, shorter than what anybody would call silence
+MAX_MINUTES: Final = 60  # to draw the sentences of more takes minutes itself
 _PER_MINUTE: Final = 20  # sentences to choose from, more than fit
 
 
@@ -67,8 +68,10 @@ def talk(language: str, minutes: float) -> Talk:
     """A talk of at least so many minutes; the same one every time.
 
     Raises:
-        RecipeError: a synthesiser is missing, or there are not as many sentences.
+        RecipeError: more than an hour of it, a synthesiser is missing, or there are not as many sentences.
     """
+    if minutes > MAX_MINUTES:
+        raise RecipeError(f"a talk lasts {MAX_MINUTES} minutes at most, not {minutes:g}")
     rng = random.Random(0)
     # a split has as many sentences again by voices that were never heard in training
     n_report = math.ceil(minutes * _PER_MINUTE / len(DOMAINS) / 2)

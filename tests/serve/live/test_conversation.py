@@ -79,8 +79,9 @@ def test_a_client_that_is_faster_than_the_engine_has_to_wait(clip: Path) -> None
     engine = ScriptedTranslator("Hallo.")
     engine.may_speak.clear()
     speech = spoken(clip)
-    n_clips = 150
+    n_clips = 160  # more than the connection holds
     with running(settings_for_tests(idle_s=1), engine) as server, speaking(server.url, model="scripted") as speaker:
+        speaker.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
 
         def speak() -> None:
             for _ in range(n_clips):

@@ -6,6 +6,9 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from compress.errors import LanguageError
+from compress.prompt import LANGUAGES
+
 if TYPE_CHECKING:
     from compress.audio import Samples
 
@@ -71,6 +74,17 @@ class ModelInfo:
     created: int
     n_parameters: int | None = None
     n_stored: int | None = None
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the target languages that it was made for: one, where its lineage says which."""
+        made_for = self.lineage.get("language")
+        return (made_for,) if isinstance(made_for, str) and made_for in LANGUAGES else tuple(LANGUAGES)
+
+    def check_language(self, to_language: str) -> None:
+        """Raises `LanguageError` for a language that it was not made for, and would write nonsense in."""
+        if to_language not in self.languages:
+            raise LanguageError(f"model {self.name!r} translates into {', '.join(self.languages)}, not {to_language!r}")
 
 
 class Translator(Protocol):

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compress.prompt import LANGUAGES
 from serve.engine import ModelInfo
 
 
@@ -70,11 +69,10 @@ class ModelList(BaseModel):
 def model_card(model: ModelInfo) -> ModelCard:
     """Describes a model.  What a lineage says in a way that cannot be understood counts as not said."""
     lineage = model.lineage
-    made_for = _text(lineage.get("language"))
     return ModelCard(
         id=model.name,
         created=model.created,
-        languages=[made_for] if made_for in LANGUAGES else list(LANGUAGES),
+        languages=list(model.languages),
         parent=_text(lineage.get("parent")),
         layers=_numbers(lineage.get("layers")),
         tower_layers=_numbers(lineage.get("tower_layers")),

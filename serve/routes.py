@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.types import Receive, Scope, Send
 
 from compress.audio import Samples
+from compress.errors import KompaktError
 from compress.prompt import language
 from serve import engine, messages, openapi
 from serve.call import Call
@@ -59,11 +60,15 @@ async def translate(request: Request) -> Response:
         form, file = await read_form(request)
     call.progress()
     call.to_language = form.to_language or service.settings.to_language
-    names = [model.name for model in service.engine.models]
-    if form.model not in names:
+    loaded = {model.name: model for model in service.engine.models}
+    try:
+        if form.model not in loaded:
+            raise UnknownModel(f"no model {form.model!r} is loaded; loaded: {', '.join(loaded)}")
+        call.model = form.model
+        loaded[form.model].check_language(call.to_language)
+    except KompaktError:
         file.close()
-        raise UnknownModel(f"no model {form.model!r} is loaded; loaded: {', '.join(names)}")
-    call.model = form.model
+        raise
     events = _translate(service, call, form, file)
     await anext(events)  # something was heard, so that no stream begins with what is no audio
     if form.stream:

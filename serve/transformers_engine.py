@@ -133,6 +133,7 @@ class TransformersEngine:
         if request.model not in self._checkpoints:
             raise UnknownModel(f"no model {request.model!r} is loaded; loaded: {', '.join(self._checkpoints)}")
         language(request.to_language)
+        next(model for model in self._models if model.name == request.model).check_language(request.to_language)
         if len(request.samples) > N_SAMPLES:
             seconds = len(request.samples) / SAMPLE_RATE
             raise AudioTooLong(f"the audio is {seconds:.1f} s long; the limit is {WINDOW_S} s")

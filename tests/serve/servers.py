@@ -85,6 +85,7 @@ class ScriptedTranslator:
 
     def __init__(self, *script: str | Exception) -> None:
         self.script = script
+        self.lineage = {"parent": "nobody"}
         self.alive = False
         self.n_running = 0
         self.pause_s = 0.0
@@ -95,7 +96,7 @@ class ScriptedTranslator:
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
-        return (ModelInfo("scripted", {"parent": "nobody"}, 7, 1_700_000_000),)
+        return (ModelInfo("scripted", self.lineage, 7, 1_700_000_000),)
 
     async def start(self) -> None:
         await _until(self.may_start)

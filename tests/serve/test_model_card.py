@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +12,8 @@ from compress.checkpoint import POCKET, Checkpoint
 from compress.score import Score
 from serve.engine import ModelInfo
 from serve.model_card import ModelCard, model_card
-from tests.serve.servers import Server
+from serve.routes import TRANSLATIONS
+from tests.serve.servers import ScriptedTranslator, Server, form, running, settings_for_tests
 
 SCORE = Score("BLEU", 12.3, 11.0, 13.0, 100, "nrefs:1", "report", "de", "daily")
 
@@ -69,3 +71,15 @@ def test_what_cannot_be_understood_is_left_out(lineage: dict[str, Any]) -> None:
     assert found.scores == []
     assert (found.parent, found.layers, found.tower_layers, found.format) == (None,) * 4
     assert found.lineage == lineage
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_model_is_not_asked_for_a_language_that_it_was_not_made_for(clip: Path, stream: str) -> None:
+    translator = ScriptedTranslator("Hallo")
+    translator.lineage = {"language": "de"}
+    with running(settings_for_tests(), translator) as server:
+        url, fields = server.url + TRANSLATIONS, {"model": "scripted", "stream": stream}
+        refused = httpx.post(url, **form(clip, to_language="zh", **fields))
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"] == "model 'scripted' translates into de, not 'zh'"
+        assert httpx.post(url, **form(clip, to_language="de", **fields)).is_success

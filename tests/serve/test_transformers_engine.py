@@ -51,6 +51,12 @@ def request(clip: Path, code: str = "de", model: str = "pocket", limit: int | No
     return Request(model, decode(clip), code, limit)
 
 
+def test_a_student_of_one_language_is_not_asked_for_another(loop: asyncio.Runner, clip: Path) -> None:
+    student = Checkpoint.open(POCKET.with_name("students") / "pocket-setup2-de-export")
+    with pytest.raises(LanguageError, match="translates into de, not 'zh'"):
+        loop.run(run(TransformersEngine([student]), request(clip, "zh", student.name)))
+
+
 def test_streams_pieces_that_join_to_the_result(loop: asyncio.Runner, engine: Translator, clip: Path) -> None:
     for code, check in (("de", assert_german), ("zh", assert_chinese)):
         pieces, result = loop.run(run(engine, request(clip, code)))

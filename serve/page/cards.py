@@ -7,6 +7,7 @@ from html import escape
 from typing import Final
 
 from serve.client import ApiError
+from serve.page.runs import Run
 
 HEADER: Final = """
 <header class="k-header">
@@ -43,19 +44,16 @@ def empty_card(message: str) -> str:
     return _card("empty", f"<p>{message}</p>")
 
 
-def text_card(text: str, language: str, *, running: bool) -> str:
-    """The translation, as far as it has come."""
-    if not text:
-        return empty_card("Listening …" if running else "No speech was found in this recording.")
-    kind, caret = ("running", _CARET) if running else ("done", "")
-    return _card(kind, f'<p class="k-text" lang="{language}">{escape(text)}{caret}</p>')
-
-
-def stopped(card: str) -> str:
-    """A card of a running translation whose text will not grow any more."""
-    if _CARET not in card:
-        return empty_card("Stopped.")
-    return card.replace(_CARET, " …").replace("k-running", "k-done")
+def run_card(run: Run, language: str) -> str:
+    """A translation, as far as it has come."""
+    if run.error is not None:
+        return error_card(run.error, run.error.wait_s)
+    over = run.ended is not None or run.stopped
+    if not run.text:
+        said = "Listening …" if not over else "Stopped." if run.stopped else "No speech was found in this recording."
+        return empty_card(said)
+    kind, end = ("done", " …" if run.stopped else "") if over else ("running", _CARET)
+    return _card(kind, f'<p class="k-text" lang="{language}">{escape(run.text)}{end}</p>')
 
 
 def error_card(error: ApiError, wait_s: int = 0) -> str:

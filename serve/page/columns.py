@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
-from serve.client import ApiError, Ended
-from serve.page.cards import empty_card, error_card, figures, text_card
+from serve.page.cards import empty_card, figures, run_card
+from serve.page.runs import Run
 from serve.page.variants import Variant
 
 _ALONE: Final = """
@@ -20,13 +20,11 @@ _UNKNOWN: Final = "–"
 
 @dataclass
 class Column:
-    """A model and its part of a comparison: a note until there is text, its text, its end or what went wrong."""
+    """A model and its part of a comparison: what it waits for, until it has a run."""
 
     variant: Variant
     note: str
-    text: str = ""
-    ended: Ended | None = None
-    error: ApiError | None = None
+    run: Run | None = None
 
 
 def columns(found: Sequence[Column], language: str) -> str:
@@ -37,23 +35,15 @@ def columns(found: Sequence[Column], language: str) -> str:
 
 def _section(column: Column, language: str) -> str:
     name = escape(column.variant["id"])
-    timings = column.ended.timings if column.ended is not None else None
+    ended = column.run.ended if column.run is not None else None
     parts = (
         f"<h2>{name}</h2>",
-        _said(column, language),
-        figures(timings, with_audio=False),
+        empty_card(column.note) if column.run is None else run_card(column.run, language),
+        figures(ended.timings if ended is not None else None, with_audio=False),
         _facts(column.variant),
         _scores(column.variant, language),
     )
     return f'<section aria-label="{name}">{"".join(parts)}</section>'
-
-
-def _said(column: Column, language: str) -> str:
-    if column.error is not None:
-        return error_card(column.error, column.error.wait_s)
-    if column.ended is None and not column.text:
-        return empty_card(column.note)
-    return text_card(column.text, language, running=column.ended is None)
 
 
 def _facts(variant: Variant) -> str:

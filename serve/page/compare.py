@@ -5,47 +5,50 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from serve.client import ApiError, Client
-from serve.page import inputs
+from serve.page import controls
 from serve.page.cards import error_card
 from serve.page.columns import Column, columns
-from serve.page.runs import begin_on, follow
+from serve.page.runs import Run, Turn, Turns, follow
 from serve.page.variants import Variant, refusal
 from serve.settings import Settings
 
-Update = tuple[str, gr.Button]  # of the columns, and of the button to begin again
+Update = tuple[Any, ...]  # of the columns, and of the buttons to stop and to begin again
 
 
 def compare_tab(client: Client, settings: Settings) -> gr.HTML:
     """Builds the tab; returns the columns, for whoever knows the models to fill with `blank`."""
+    turns = Turns()
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
-            audio = inputs.recording("compare-speech", settings.max_upload_bytes)
+            audio = controls.recording("compare-speech", settings.max_upload_bytes)
         with gr.Column(scale=6, min_width=320):
-            language = inputs.target_language("compare-language", settings.to_language)
-            inputs.examples(audio)
+            language = controls.target_language("compare-language", settings.to_language)
+            controls.examples(audio)
             with gr.Row(elem_classes="k-actions"):
-                again = gr.Button("Compare again", size="sm", elem_id="compare-again", visible=False)
+                stop, again = controls.stop_and_again("Compare again")
     shown = gr.HTML(elem_id="columns", apply_default_css=False)
 
-    async def compare(audio: str | None, language: str) -> AsyncGenerator[Update, None]:
-        try:
-            variants = await client.models()
-        except ApiError as error:
-            yield error_card(error), gr.Button(visible=audio is not None)
-            return
-        if audio is None:
-            yield blank(variants, language), gr.Button(visible=False)
-            return
-        async for html in _compare(client, Path(audio), language, variants):
-            yield html, gr.Button(visible=True)
+    async def compare(audio: str | None, language: str, request: gr.Request) -> AsyncGenerator[Update, None]:
+        async with turns.take(str(request.session_hash)) as turn:
+            try:
+                variants = await client.models()
+            except ApiError as error:
+                yield error_card(error), *controls.show("again")
+                return
+            if audio is None:
+                yield blank(variants, language), *controls.show("nothing")
+                return
+            async with aclosing(_compare(turn, client, Path(audio), language, variants)) as updates:
+                async for update in updates:
+                    yield update
 
-    begin_on(
-        [audio.change, language.input, again.click], compare, [audio, language], [shown, again], settings.max_requests
-    )
+    controls.on([audio.change, language.input, again.click], compare, [audio, language], [shown, stop, again])
+    controls.on_stop(stop, turns)
     return shown
 
 
@@ -55,18 +58,20 @@ def blank(variants: list[Variant], language: str) -> str:
 
 
 async def _compare(
-    client: Client, recording: Path, language: str, variants: list[Variant]
-) -> AsyncGenerator[str, None]:
+    turn: Turn, client: Client, recording: Path, language: str, variants: list[Variant]
+) -> AsyncGenerator[Update, None]:
     """The columns while one model after the other translates: side by side they would slow each other down."""
     found = [Column(variant, "Waiting for its turn …") for variant in variants]
     for column in found:
-        column.error = refusal([column.variant], column.variant["id"], language)
-    yield columns(found, language)
+        if (trouble := refusal([column.variant], column.variant["id"], language)) is not None:
+            column.run = Run(error=trouble)
     for column in found:
-        if column.error is not None:
+        if column.run is not None or turn.stopped.is_set():
             continue
-        column.note = "Listening …"
-        async with aclosing(follow(client, recording, column.variant["id"], language)) as runs:
+        column.run = Run()
+        yield columns(found, language), *controls.show("stop")
+        async with aclosing(follow(turn, client, recording, column.variant["id"], language)) as runs:
             async for run in runs:
-                column.text, column.ended, column.error = run.text, run.ended, run.error
-                yield columns(found, language)
+                column.run = run
+                yield columns(found, language), *controls.show("stop")
+    yield columns(found, language), *controls.show("again")

@@ -14,7 +14,7 @@ from serve.client import ApiError, Client
 from serve.errors import InvalidField
 from serve.live.pcm import decode_pcm
 from serve.live.policies import Policy
-from serve.page import inputs
+from serve.page import controls
 from serve.page.cards import empty_card, heading, sentence
 from serve.page.speakers import Answer, Speakers
 from serve.page.variants import refusal
@@ -70,9 +70,9 @@ def live_tab(client: Client, settings: Settings) -> gr.Dropdown:
                 elem_id="microphone",
                 opened={},
             )
-            language = inputs.target_language("live-language", settings.to_language)
+            language = controls.target_language("live-language", settings.to_language)
             policy = gr.Radio(list(_POLICIES), value=settings.live_policy, label="Text appears", elem_id="live-policy")
-            model = inputs.model("live-model")
+            model = controls.model("live-model")
         with gr.Column(scale=6, min_width=320):
             gr.HTML(empty_card(_INVITATION), elem_id="live-text")
     session = gr.State("")

@@ -17,7 +17,7 @@ import gradio as gr
 
 from serve.client import Client
 from serve.metrics import Metrics
-from serve.page import inputs
+from serve.page import controls
 from serve.page.cards import HEADER, NOTE
 from serve.page.compare import blank, compare_tab
 from serve.page.live import live_tab
@@ -47,7 +47,7 @@ def mount_page(app: FastAPI, settings: Settings, metrics: Metrics, base_url: str
         path="/",
         footer_links=[],
         run_history=False,
-        allowed_paths=[str(inputs.EXAMPLES)],
+        allowed_paths=[str(controls.EXAMPLES)],
         max_file_size=settings.max_upload_bytes,
         theme=theme(),
         css_paths=_STYLE,
@@ -72,7 +72,9 @@ def build_page(client: Client, settings: Settings) -> gr.Blocks:
 
         async def greet() -> tuple[Any, ...]:
             models = await client.models()
-            return inputs.offer(models), inputs.offer(models), blank(models, settings.to_language)
+            return controls.offer(models), controls.offer(models), blank(models, settings.to_language)
 
         page.load(greet, outputs=[model, live_model, compared], api_visibility="private")
+    page.max_threads = settings.max_connections  # of Gradio's own 40 at a time, others would wait without a word
+    page.queue(default_concurrency_limit=None)
     return page

@@ -1,32 +1,75 @@
-"""One translation as the page watches it, and how a tab begins one anew."""
+"""One translation as the page watches it, and which one of a reader's counts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, Final
-
-import gradio as gr
+from typing import Final
 
 from serve.client import ApiError, Client, Ended
 
 _LOOK_S: Final = 0.1  # between two updates: every one costs the machine that is translating
 
 
+class Turn:
+    """A reader's turn, to be given up when it is `stopped`."""
+
+    def __init__(self) -> None:
+        self.stopped = asyncio.Event()
+        self.over = asyncio.Event()
+
+    async def pause(self, seconds: float) -> bool:
+        """Waits, unless it is stopped; returns whether it goes on."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopped.wait(), seconds)
+        return not self.stopped.is_set()
+
+
+class Turns:
+    """Of each reader, the turn that counts: a later one stops the one before.
+
+    Gradio can cancel what runs, but then what the reader has just asked for may get lost: the browser closes its
+    stream of answers when all it knows of are complete, and may take the next question for one of them.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, Turn] = {}
+
+    @asynccontextmanager
+    async def take(self, reader: str) -> AsyncIterator[Turn]:
+        """The reader's next turn, which begins when the one before is over."""
+        before = self._turns.get(reader)
+        turn = self._turns[reader] = Turn()
+        try:
+            if before is not None:
+                before.stopped.set()
+                await before.over.wait()
+            yield turn
+        finally:
+            turn.over.set()
+            if self._turns.get(reader) is turn:
+                del self._turns[reader]
+
+    def stop(self, reader: str) -> None:
+        """Stops the reader's turn, if there is one."""
+        if reader in self._turns:
+            self._turns[reader].stopped.set()
+
+
 @dataclass
 class Run:
-    """A translation: its text so far; and its end, or what went wrong."""
+    """A translation: its text so far; once it is over its end, or what went wrong, or that it was stopped."""
 
     text: str = ""
     ended: Ended | None = None
     error: ApiError | None = None
+    stopped: bool = False
 
 
-async def follow(client: Client, recording: Path, model: str, language: str) -> AsyncGenerator[Run, None]:
+async def follow(turn: Turn, client: Client, recording: Path, model: str, language: str) -> AsyncGenerator[Run, None]:
     """Has a recording translated; yields the run whenever it has changed, and last when it is over.
 
     Closing the generator cancels the translation.
@@ -35,12 +78,14 @@ async def follow(client: Client, recording: Path, model: str, language: str) -> 
     task = asyncio.create_task(_translate(run, client, recording, model, language))
     try:
         seen = ""
-        while not task.done():
+        while not task.done() and not turn.stopped.is_set():
             await asyncio.wait({task}, timeout=_LOOK_S)
             if run.text != seen and not task.done():
                 seen = run.text
                 yield run
-        await task
+        if task.done():
+            await task  # what nobody foresaw is raised here
+        run.stopped = not task.done()
         yield run
     finally:
         task.cancel()
@@ -60,40 +105,3 @@ async def _translate(run: Run, client: Client, recording: Path, model: str, lang
         run.error = error
     except FileNotFoundError:
         run.error = ApiError(0, "the recording is not kept here any more; upload it again")
-
-
-def begin_on(
-    triggers: Sequence[Any],
-    function: Callable[..., Any],
-    inputs: Sequence[gr.components.Component],
-    outputs: Sequence[gr.components.Component],
-    concurrency: int,
-) -> gr.events.Dependency:
-    """Runs a generator function on each of the triggers; of one that is still going, nothing more is seen.
-
-    Gradio has listeners that cancel others, but none that cancels itself: so each trigger draws a lot, and it is the
-    lot's change that begins a run.
-    """
-    lot = gr.State("")
-    run = lot.change(
-        function,
-        inputs=inputs,
-        outputs=outputs,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        concurrency_limit=concurrency,
-        api_visibility="private",
-    )
-    # before the next: listeners of one trigger are called in the order in which they are made
-    gr.on(triggers, None, cancels=[run])
-    gr.on(
-        triggers,
-        token_hex,
-        [],
-        [lot],
-        show_progress="hidden",
-        trigger_mode="multiple",
-        concurrency_limit=None,
-        api_visibility="private",
-    )
-    return run

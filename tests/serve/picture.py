@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from serve.page.inputs import EXAMPLES, title
+from serve.page.controls import EXAMPLES, title
 from tests.serve.page.browser import finished, opened
 from tests.serve.processes import started
 

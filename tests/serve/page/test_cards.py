@@ -1,30 +1,38 @@
 from __future__ import annotations
 
-from serve.client import ApiError
-from serve.page.cards import empty_card, error_card, figures, stopped, text_card
+from serve.client import ApiError, Ended
+from serve.page.cards import empty_card, error_card, figures, run_card
+from serve.page.runs import Run
+
+
+def ended(text: str) -> Run:
+    return Run(text, Ended(text, (), {}))
 
 
 def test_text_is_shown_as_text() -> None:
-    card = text_card("<b>Guten</b> Tag", "de", running=False)
-    assert "&lt;b&gt;Guten&lt;/b&gt; Tag" in card
+    card = run_card(ended("<b>Guten</b> Tag"), "de")
+    assert "&lt;b&gt;Guten&lt;/b&gt; Tag</p>" in card
     assert 'lang="de"' in card
 
 
-def test_a_running_card_shows_where_the_text_grows_until_it_is_stopped() -> None:
-    running = text_card("Guten", "de", running=True)
-    assert "k-caret" in running
-    assert "k-caret" not in text_card("Guten Tag", "de", running=False)
-    halted = stopped(running)
-    assert "k-caret" not in halted
-    assert "Guten …" in halted
-    assert "k-done" in halted
-    assert "Stopped." in stopped(text_card("", "de", running=True))
+def test_a_card_tells_whether_its_text_still_grows() -> None:
+    for run, kind, grows in (
+        (Run("Guten"), "k-running", True),
+        (ended("Guten Tag"), "k-done", False),
+        (Run("Guten", stopped=True), "k-done", False),
+    ):
+        card = run_card(run, "de")
+        assert kind in card
+        assert ("k-caret" in card) == grows
+    assert "Guten …</p>" in run_card(Run("Guten", stopped=True), "de")
 
 
 def test_a_card_without_text_says_why() -> None:
     assert "Come in" in empty_card("Come in")
-    assert "Listening" in text_card("", "de", running=True)
-    assert "No speech was found" in text_card("", "de", running=False)
+    assert "Listening" in run_card(Run(), "de")
+    assert "No speech was found" in run_card(ended(""), "de")
+    assert "Stopped" in run_card(Run(stopped=True), "de")
+    assert "No &lt;speech&gt;." in run_card(Run("Guten", error=ApiError(500, "no <speech>")), "de")
 
 
 def test_errors_are_sentences() -> None:

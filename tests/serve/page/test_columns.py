@@ -4,6 +4,7 @@ from typing import Any
 
 from serve.client import ApiError, Ended
 from serve.page.columns import Column, columns
+from serve.page.runs import Run
 
 SCORE = {
     "language": "de", "metric": "BLEU", "value": 59.82, "low": 54.8, "high": 64.7, "n": 100, "signature": "nrefs:1",
@@ -42,13 +43,12 @@ def test_scores_are_those_of_the_language_by_split_and_group() -> None:
 
 
 def test_a_column_follows_its_translation() -> None:
-    column = Column(variant("big"), "Waiting …")
-    column.text = "Guten"
+    column = Column(variant("big"), "Waiting …", Run("Guten"))
     assert "k-running" in columns([column], "de")
-    column.ended = Ended("Guten", (), {"total_s": 1.5})
+    column.run = Run("Guten", Ended("Guten", (), {"total_s": 1.5}))
     assert "k-done" in columns([column], "de")
     assert "<dd>1.50 s</dd>" in columns([column], "de")
-    column.error = ApiError(429, "all places are taken", retry_after_s=1)
+    column.run = Run(error=ApiError(429, "all places are taken", retry_after_s=1))
     assert "Busy: try again in 1 s" in columns([column], "de")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import ViewportSize
 
-from serve.page.inputs import EXAMPLES, title
+from serve.page.controls import EXAMPLES, title
 from tests.serve.page.browser import finished, go_to, opened
 
 pytestmark = pytest.mark.browser

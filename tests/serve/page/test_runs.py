@@ -4,14 +4,14 @@ import asyncio
 from pathlib import Path
 
 from serve.client import Client
-from serve.page.runs import Run, follow
+from serve.page.runs import Run, Turn, Turns, follow
 from tests.serve.language import assert_german
 from tests.serve.servers import Server, wait_until
 
 
 async def over(client: Client, recording: Path) -> Run:
     """A run at its end."""
-    *_, last = [run async for run in follow(client, recording, "pocket", "de")]
+    *_, last = [run async for run in follow(Turn(), client, recording, "pocket", "de")]
     return last
 
 
@@ -32,9 +32,47 @@ def test_a_run_ends_with_what_went_wrong(loop: asyncio.Runner, server: Server, j
 
 def test_who_looks_away_cancels_the_run(loop: asyncio.Runner, server: Server, talk: Path) -> None:
     async def scenario() -> None:
-        runs = follow(Client(server.url), talk, "pocket", "de")
+        runs = follow(Turn(), Client(server.url), talk, "pocket", "de")
         assert (await anext(runs)).text
         await runs.aclose()
 
     loop.run(scenario())
     wait_until(lambda: server.engine.n_running == 0 and server.metric("st_inflight_requests") == 0)
+
+
+def test_who_asks_again_stops_what_runs(loop: asyncio.Runner, server: Server, clip: Path, talk: Path) -> None:
+    turns = Turns()
+
+    async def translate(recording: Path, began: asyncio.Event) -> Run:
+        async with turns.take("reader") as turn:
+            last = Run()
+            async for last in follow(turn, Client(server.url), recording, "pocket", "de"):
+                if last.text:
+                    began.set()
+            return last
+
+    async def scenario() -> list[Run]:
+        began = asyncio.Event()
+        first = asyncio.create_task(translate(talk, began))
+        await began.wait()
+        others = [asyncio.create_task(translate(clip, began)) for _ in range(3)]
+        return await asyncio.gather(first, *others)
+
+    first, *skipped, last = loop.run(scenario())
+    assert first.stopped
+    assert first.text
+    assert all(run.stopped for run in skipped)
+    assert last.ended is not None
+    wait_until(lambda: server.engine.n_running == 0 and server.metric("st_inflight_requests") == 0)
+
+
+def test_a_turn_can_be_stopped_while_it_pauses(loop: asyncio.Runner) -> None:
+    async def scenario() -> tuple[bool, bool]:
+        turns = Turns()
+        async with turns.take("reader") as turn:
+            went_on = await turn.pause(0.01)
+            turns.stop("another reader")
+            turns.stop("reader")
+            return went_on, await turn.pause(60)
+
+    assert loop.run(scenario()) == (True, False)

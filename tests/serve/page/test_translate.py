@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from serve.page.inputs import EXAMPLES, title
+from serve.page.controls import EXAMPLES, title
 from tests.serve.language import assert_chinese, assert_german, assert_translations
 from tests.serve.page.browser import CARD, finished, gauge, seen, upload, watch
 from tests.serve.page.conftest import N_PLACES
@@ -65,7 +65,7 @@ def test_a_long_recording_grows_and_has_subtitles(page: Page, talk: Path, page_u
 def test_stopping_and_leaving_free_the_server(page: Page, talk: Path, page_url: str, pictures: Path) -> None:
     upload(page, talk)
     expect(page.locator(f"{CARD}.k-running .k-text")).not_to_have_text("")
-    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Stop", exact=True).first.click()
     expect(page.locator(f"{CARD}.k-done")).to_contain_text("…")
     wait_until(lambda: gauge(page_url, "st_inflight_requests") == 0)
     page.screenshot(path=pictures / "stopped.png", full_page=True)

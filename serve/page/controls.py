@@ -1,16 +1,18 @@
-"""What the tabs ask of a reader: a recording, a language, a model."""
+"""What the tabs ask of a reader: a recording, a language, a model, and when to begin and to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import gradio as gr
 
 from compress.prompt import LANGUAGES
+from serve.page.runs import Turns
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
+Shown = Literal["stop", "again", "nothing"]
 _ENDONYMS: Final = {"de": "Deutsch", "zh": "中文"}
 
 
@@ -56,6 +58,44 @@ def examples(audio: gr.Audio) -> None:
 def title(example: Path) -> str:
     """What an example is about: its file is called by its kind, then by that."""
     return example.stem.partition("_")[2].replace("_", " ").capitalize()
+
+
+def stop_and_again(again: str) -> tuple[gr.Button, gr.Button]:
+    """The buttons that stop what runs, and begin it again; see `show`."""
+    return gr.Button("Stop", size="sm", visible=False), gr.Button(again, size="sm", visible=False)
+
+
+def show(button: Shown) -> tuple[Any, Any]:
+    """Of the two, the one that is of use."""
+    return gr.Button(visible=button == "stop"), gr.Button(visible=button == "again")
+
+
+def on(
+    triggers: Sequence[Any],
+    function: Callable[..., Any],
+    inputs: Sequence[gr.components.Component],
+    outputs: Sequence[gr.components.Component],
+) -> None:
+    """Runs a generator function on each of the triggers, at once: those before it are for `Turns` to end."""
+    gr.on(
+        triggers,
+        function,
+        inputs=inputs,
+        outputs=outputs,
+        show_progress="hidden",
+        trigger_mode="multiple",
+        concurrency_limit=None,  # the API has one, and says so
+        api_visibility="private",
+    )
+
+
+def on_stop(button: gr.Button, turns: Turns) -> None:
+    """Has a button stop the turn of whoever presses it."""
+
+    def stop(request: gr.Request) -> None:
+        turns.stop(str(request.session_hash))
+
+    button.click(stop, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def _refuse_addresses(audio: gr.Audio) -> None:

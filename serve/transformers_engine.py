@@ -72,6 +72,7 @@ class TransformersEngine:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._torch_threads = torch.get_num_threads()  # of the process, which gets them back
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -128,6 +129,7 @@ class TransformersEngine:
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._batches, self._loaded = {}, {}
+        torch.set_num_threads(self._torch_threads)
 
     def _check(self, request: Request) -> None:
         if request.model not in self._checkpoints:
@@ -253,7 +255,7 @@ class TransformersEngine:
         n_cores = len(os.sched_getaffinity(0))
         if not on_gpu:
             # A step waits for its slowest thread: on 2 busy cores, 2 threads were seen 60 times slower than 1.
-            torch.set_num_threads(min(torch.get_num_threads(), max(1, n_cores // _CPU_WORKERS)))
+            torch.set_num_threads(min(self._torch_threads, max(1, n_cores // _CPU_WORKERS)))
         for name, checkpoint in self._checkpoints.items():
             try:
                 loaded = LoadedModel(checkpoint.load_model(device, dtype), checkpoint.load_processor())

@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from compress.audio import N_SAMPLES, Samples, decode
 from compress.checkpoint import POCKET, Checkpoint
@@ -267,6 +269,15 @@ def test_close_ends_what_runs(loop: asyncio.Runner, clip: Path, endless: Checkpo
             await run(engine, request(clip, model="endless"))
 
     loop.run(scenario())
+
+
+def test_torch_has_its_threads_back_after_a_close(loop: asyncio.Runner) -> None:
+    wanted = torch.get_num_threads()
+    engine = TransformersEngine([Checkpoint.open(POCKET)], device="cpu")
+    loop.run(engine.start())
+    loop.run(engine.close())
+    with ThreadPoolExecutor(1) as fresh:  # this thread keeps its number; a new one takes what was set last
+        assert fresh.submit(torch.get_num_threads).result() == wanted
 
 
 def test_a_start_that_nobody_waits_for_can_be_closed(loop: asyncio.Runner) -> None:

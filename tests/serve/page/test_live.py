@@ -36,6 +36,7 @@ def test_text_grows_while_somebody_speaks(page: Page, page_url: str, pictures: P
     expect(page.locator(TEXT)).to_have_text(re.compile(r"\w+ \w+ \w+"))
     assert n_sessions(page_url) == 1
     page.screenshot(path=pictures / "live.png", full_page=True)
+    expect(page.locator(TEXT)).not_to_have_text(page.locator(TEXT).text_content() or "")
     press(page, "Stop")
     expect(page.locator(f"{CARD}.k-done")).to_be_visible()
     text = page.locator(TEXT).text_content() or ""

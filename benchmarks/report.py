@@ -10,6 +10,7 @@ from typing import Any, Final
 from benchmarks import live_report, long_audio_report, paper_report, paper_tables, record, rows, soak_report
 from benchmarks.markdown import table
 from benchmarks.rows import Row
+from benchmarks.search import COMPARED
 
 PAGE: Final = record.RESULTS.with_name("RESULTS.md")
 
@@ -92,7 +93,7 @@ def render(results: Path) -> str:
 
 def _searched(row: Row) -> str:
     modes = row["modes"]
-    others = [name for name in ("naive", "batched") if name in modes]
+    others = [name for name in COMPARED if name in modes]
     lines = [
         [
             mode,

@@ -48,6 +48,14 @@ def grouped_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return output, None
+    rows, heads, queries, width = query.shape
+    if queries == 1 and attention_mask.shape[1:3] == (1, 1):
+        # the heads of a group stand for queries, so that the kernel reads each key and value once for all of them
+        query = query.view(rows, key.shape[1], -1, width)
+        output = scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
+        return output.view(rows, 1, heads, width), None
     output = scaled_dot_product_attention(
         query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, enable_gqa=True
     )

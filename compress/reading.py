@@ -46,7 +46,7 @@ def read(
         audio: encoder output per clip, shape (n_audio_tokens, d_model), see `encode`.
         prompts: one per clip.
     """
-    rows = [_embed_prompt(model, processor.tokenizer, *pair) for pair in zip(audio, prompts, strict=True)]
+    rows = [embed_prompt(model, processor.tokenizer, *pair) for pair in zip(audio, prompts, strict=True)]
     n_tokens = [len(row) for row in rows]
     hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     slots = torch.arange(hidden.shape[1], device=hidden.device)
@@ -80,7 +80,7 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.inference_mode()
-def _embed_prompt(model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audio: Tensor, prompt: Prompt) -> Tensor:
+def embed_prompt(model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audio: Tensor, prompt: Prompt) -> Tensor:
     """Embeddings of one prompt with its audio in place, shape (tokens, hidden)."""
     embed = model.get_input_embeddings()
     projected = model.model.multi_modal_projector(audio)

@@ -7,8 +7,8 @@ What makes it fast, besides what `prompts` and `lanes` share between candidates 
 - the audio tower runs once for the whole search;
 - utterances come in chunks, first those that take most away from the score of the model as pruned so far: who is
   bad there can hardly make it good with the rest;
-- whoever leads after a chunk is scored first, and another candidate is given up as soon as the best score it can
-  still reach (`metrics`) does not beat the best there is.
+- whoever leads after a chunk is scored first if that promises to pay, and another candidate is given up as soon as the
+  best score it can still reach (`metrics`) does not beat the best there is.
 
 The fast mode gives up two thirds of the candidates after each chunk, by their scores so far (successive halving,
 Jamieson and Talwalkar 2016): an approximation.
@@ -39,6 +39,9 @@ _TOKENS_PER_CHUNK: Final = 2048
 _CHUNKS_AT_LEAST: Final = 2
 _FAST_CHUNKS_AT_LEAST: Final = 4
 _FAST_SHARE: Final = 1 / 3
+_PERFECT: Final = 100.0
+# Of the candidates, how many must be likely to lose by it for the leader to be decoded by itself.
+_WORTH_A_LEAD: Final = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,10 @@ class Race:
     def _crown(
         self, read: Sequence[Chunk], rest: Sequence[Chunk], removed: tuple[int, ...], standing: _Standing
     ) -> Iterator[Evaluation]:
-        """Lets the leader finish first, if it is ahead of the champion."""
+        """Lets the leader finish first, if it is ahead of the champion and likely to leave others without a chance."""
         known = [layer for layer in standing.running if math.isfinite(standing.bounds[layer])]
         leader = max(known, key=lambda layer: (standing.bounds[layer], -layer), default=None)
-        if leader is None:
+        if leader is None or not self._pays(leader, read, standing):
             return
         champion = standing.champion
         if champion is not None:
@@ -156,6 +159,13 @@ class Race:
         if found.score is not None:
             standing.champion = best([found, champion] if champion else [found])
         yield found
+
+    def _pays(self, leader: int, read: Sequence[Chunk], standing: _Standing) -> bool:
+        """Whether enough candidates would be given up if the leader went on as it began: alone, it decodes dearly."""
+        share = sum(len(chunk.numbers) for chunk in read) / self._n_utterances
+        expected = _PERFECT - (_PERFECT - standing.bounds[leader]) / share
+        beaten = sum(standing.bounds[layer] < expected for layer in standing.running)
+        return beaten >= _WORTH_A_LEAD * len(standing.running)
 
     def _give_up(self, standing: _Standing, places: int) -> Iterator[Evaluation]:
         """Takes out those who cannot win any more, and whoever is behind the last of a number of places."""

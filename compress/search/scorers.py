@@ -69,9 +69,15 @@ def scorer(bench: Bench, stage: Prune) -> Scorer:
     return race(bench, metric, fast=stage.mode == "fast")
 
 
-def one_by_one(bench: Bench, part: str, how: Literal["naive", "batched"], metric: CorpusMetric) -> single.OneByOne:
+def one_by_one(
+    bench: Bench, part: str, how: Literal["naive", "plain", "batched"], metric: CorpusMetric
+) -> single.OneByOne:
     """A search that looks at one candidate at a time."""
-    ways = {"naive": single.naive, "batched": single.encoding_anew if part == "tower" else single.batched}
+    ways = {
+        "naive": single.naive,
+        "plain": single.plain,
+        "batched": single.encoding_anew if part == "tower" else single.batched,
+    }
     return single.OneByOne(bench.model, part, partial(ways[how], bench), metric)
 
 

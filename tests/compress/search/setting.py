@@ -79,6 +79,9 @@ class Setting:
     def naive(self, part: str = "decoder", advance: Callable[[int], None] = nobody) -> OneByOne:
         return scorers.one_by_one(self.bench(advance), part, "naive", self.metric)
 
+    def plain(self) -> OneByOne:
+        return scorers.one_by_one(self.bench(), "decoder", "plain", self.metric)
+
     def batched(
         self, metric: CorpusMetric | None = None, advance: Callable[[int], None] = nobody, part: str = "decoder"
     ) -> OneByOne:

@@ -33,6 +33,10 @@ def test_batches_of_encoded_clips_find_what_generate_finds(
     assert len(scores) > len(naive_rounds)
 
 
+def test_generate_in_batches_finds_what_it_finds_one_by_one(setting: Setting, naive_rounds: list[Round]) -> None:
+    assert rounds(setting.plain(), N_LAYERS, 1) == naive_rounds[:1]
+
+
 def test_candidates_in_the_tower_are_encoded_anew(processor: Qwen2AudioProcessor) -> None:
     clips = CLIPS[:4]
 

@@ -188,7 +188,7 @@ def test_another_search_in_the_same_directory_is_refused(source: Checkpoint, set
     assert Checkpoint.open(tmp_path / "out").lineage == made.lineage
 
 
-KILLED_IN_THE_FIRST_ROUND = """
+KILLED_IN_THE_SECOND_ROUND = """
 import json, sys
 from pathlib import Path
 from compress.checkpoint import Checkpoint
@@ -197,18 +197,18 @@ from tests.compress.deadly import Deadly
 
 source, directory, references = sys.argv[1:]
 listed = pruning.utterances(json.loads(references))
-# five candidates read the first of two chunks, then the leader finishes, and is written down
-pruning.run(pruning.stage(), Checkpoint.open(source), Path(directory), listed, Deadly("prune", 7))
+# five candidates read two chunks each and are written down, then the next round begins
+pruning.run(pruning.stage(), Checkpoint.open(source), Path(directory), listed, Deadly("prune", 12))
 """
 
 
 def test_a_killed_search_goes_on_and_ends_the_same(
     source: Checkpoint, setting: Setting, wanted: list[Round], tmp_path: Path
 ) -> None:
-    run_and_die(KILLED_IN_THE_FIRST_ROUND, source.path, tmp_path, json.dumps(setting.references))
+    run_and_die(KILLED_IN_THE_SECOND_ROUND, source.path, tmp_path, json.dumps(setting.references))
     assert not (tmp_path / "out").exists()
     before = evaluations(tmp_path)
-    assert 0 < len(before) < N_LAYERS + N_LAYERS - 1
+    assert len(before) == N_LAYERS
     made = run(stage(), source, tmp_path, utterances(setting.references))
     after = evaluations(tmp_path)
     assert after[: len(before)] == before

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from compress.search.network import KeyValue, Network, additive
 from compress.search.prompts import Prompts, Reading
 
-# Rows that are finished go on being computed until this share of the batch is idle: moving caches costs more.
-_IDLE_SHARE: Final = 0.4
 _STEPS_BETWEEN_CHECKS: Final = 16
 _SPARE_SLOTS: Final = 32
 
@@ -137,18 +135,19 @@ class _Batch:
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> KeyValue:
         """What transformers' attention calls: writes each row's new slot."""
         keys, values = self._cache[layer]
-        rows = torch.arange(len(keys), device=keys.device)
+        n = len(self.length)
+        rows = torch.arange(n, device=keys.device)
         keys[rows, :, self.length] = key[:, :, 0]
         values[rows, :, self.length] = value[:, :, 0]
-        return keys[:, :, : self._slots], values[:, :, : self._slots]
+        return keys[:n, :, : self._slots], values[:n, :, : self._slots]
 
     def make_room(self) -> int:
         """Makes sure that every row has a slot for its next token; how many slots are in use."""
         self._slots = int(self.length.max()) + 1
         if self._slots > next(iter(self._cache.values()))[0].shape[2]:
+            n, room = len(self.length), (0, 0, 0, _SPARE_SLOTS)
             for layer, (key, value) in self._cache.items():
-                room = (0, 0, 0, _SPARE_SLOTS)
-                self._cache[layer] = (nn.functional.pad(key, room), nn.functional.pad(value, room))
+                self._cache[layer] = (nn.functional.pad(key[:n], room), nn.functional.pad(value[:n], room))
         return self._slots
 
     def append(self, limit: int) -> None:
@@ -173,16 +172,19 @@ class _Batch:
                 self.alive[i] = False
 
     def compact(self) -> bool:
-        """Takes idle rows out once there are enough of them; whether any row is left."""
-        keep = [i for i, alive in enumerate(self.alive) if alive]
-        if keep and len(keep) <= (1 - _IDLE_SHARE) * len(self.alive):
-            index = torch.tensor(keep, device=self.length.device)
-            self.rows = [self.rows[i] for i in keep]
-            self.tokens = [self.tokens[i] for i in keep]
-            self.alive = [True] * len(keep)
-            self.length, self.skip = self.length[index], self.skip[index]
-            self._cache = {layer: (key[index], value[index]) for layer, (key, value) in self._cache.items()}
-        return bool(keep)
+        """Has rows from the end take the places of those that are done, as copying all would cost more; is any left?"""
+        n_left = sum(self.alive)
+        free = [i for i in range(n_left) if not self.alive[i]]
+        moved = [i for i in range(n_left, len(self.alive)) if self.alive[i]]
+        for i, j in zip(free, moved, strict=True):
+            self.rows[i], self.tokens[i] = self.rows[j], self.tokens[j]
+        if free:
+            to, at = (torch.tensor(places, device=self.length.device) for places in (free, moved))
+            for tensor in (self.length, self.skip, *itertools.chain(*self._cache.values())):
+                tensor[to] = tensor[at]
+        self.rows, self.tokens, self.alive = self.rows[:n_left], self.tokens[:n_left], [True] * n_left
+        self.length, self.skip = self.length[:n_left], self.skip[:n_left]
+        return n_left > 0
 
     def _end(self, i: int) -> None:
         lane, row = self.rows[i]

@@ -53,9 +53,11 @@ def run(stage: Export, source: Checkpoint, out: Path, *, clip: Samples, prompt: 
     if storage.is_made(out, made_from):
         return Checkpoint.open(out)
     temporary = storage.begin(out)
-    storage.rewrite(source, temporary, replace(_FORMS[stage.layout], merge=stage.merge))
+    storage.rewrite(source, temporary, _form(stage))
     text = try_out(Checkpoint.open(temporary), clip, prompt)
-    form = f"{stage.layout}, merged" if stage.merge else stage.layout
+    form = ", ".join(
+        [stage.layout, *(["merged"] if stage.merge else []), *(["decoder only"] if stage.modules == "decoder" else [])]
+    )
     facts: dict[str, Any] = {"format": form, "trial": text, "made_from": made_from}
     if _same_weights(stage, source):
         facts |= {key: source.lineage[key] for key in ("split", "scores") if key in source.lineage}
@@ -180,11 +182,18 @@ def push(
     return upload
 
 
+def _form(stage: Export) -> Form:
+    form = replace(_FORMS[stage.layout], merge=stage.merge)
+    return replace(form, nf4=stage.modules) if form.nf4 else form
+
+
 def _check(stage: Export, source: Checkpoint, out: Path) -> None:
     if out.expanduser().resolve() == source.path:
         raise RecipeError(f"{out} is the checkpoint to export: name another directory")
     if stage.merge and source.adapter is None:
         raise RecipeError(f"{source.name} has no adapter to merge")
+    if stage.modules == "decoder" and stage.layout != "compact":
+        raise RecipeError(f"modules decoder is for layout compact: {stage.layout} says itself what is in 4 bits")
     if stage.merge and stage.layout == "paper":
         raise RecipeError(
             "layout paper keeps the adapter beside the weights, as the paper did: merge needs another one"
@@ -193,7 +202,7 @@ def _check(stage: Export, source: Checkpoint, out: Path) -> None:
 
 def _same_weights(stage: Export, source: Checkpoint) -> bool:
     """Whether the new files hold the very numbers that the source computes with, so that its scores are theirs."""
-    if stage.merge or (source.adapter is not None and stage.layout != "paper"):
+    if stage.merge or stage.modules == "decoder" or (source.adapter is not None and stage.layout != "paper"):
         return False
     if stage.layout == "bf16":
         return source.quantisation is None and source.stored_dtype == torch.bfloat16

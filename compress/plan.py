@@ -177,8 +177,8 @@ def _after(stage: Stage, before: _Form) -> _Form:
         case Export():
             if stage.layout == "bf16":
                 nf4 = None
-            elif nf4 is None:
-                nf4 = "all"
+            elif nf4 is None or stage.modules == "decoder":
+                nf4 = stage.modules
             return replace(before, nf4=nf4, qlora=None if stage.merge else before.qlora)
         case _:
             return before

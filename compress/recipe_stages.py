@@ -173,11 +173,16 @@ class Qlora(_Stage):
 
 
 class Export(_Stage):
-    """Writes the checkpoint as it is shipped: `paper` bit for bit what the paper stored, `compact` the rest in bf16."""
+    """Writes the checkpoint as it is shipped: `paper` bit for bit what the paper stored, `compact` the rest in bf16.
+
+    `modules: decoder` has the decoder alone in nf4, as vLLM can load it.
+    """
 
     stage: Literal["export"] = "export"
     layout: Literal["bf16", "paper", "compact"] = "compact"
     merge: bool = False
+    # left out where it says nothing, so that what was exported before there was a choice is not made anew
+    modules: Literal["all", "decoder"] = Field("all", exclude_if=lambda value: value == "all")
 
 
 Stage = Annotated[Finetune | Prune | Distill | Qlora | Export, Field(discriminator="stage")]

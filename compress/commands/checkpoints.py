@@ -48,6 +48,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Directory to write.", file_okay=False)] = None,
     layout: Annotated[str, typer.Option(help="bf16, paper or compact.")] = "compact",
     merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to the weights.")] = False,
+    modules: Annotated[str, typer.Option(help="What compact has in 4 bits: all, or the decoder alone.")] = "all",
     clip: Annotated[
         Path | None, typer.Option(help="Speech that it has to translate before it counts.", exists=True, dir_okay=False)
     ] = None,
@@ -61,6 +62,8 @@ def export(
 
     if layout not in ("bf16", "paper", "compact"):
         raise RecipeError(f"no layout {layout!r}; layouts: bf16, paper, compact")
+    if modules not in ("all", "decoder"):
+        raise RecipeError(f"no modules {modules!r}; modules: all, decoder")
     if out is None and push is None:
         raise RecipeError("name a directory to write with --out, a repository with --push, or both")
     if dry_run and push is None:
@@ -69,7 +72,7 @@ def export(
     if out is not None:
         if clip is None:
             raise RecipeError("--out needs a --clip of English speech to prove that the result translates")
-        stage = Export.model_validate({"layout": layout, "merge": merge})
+        stage = Export.model_validate({"layout": layout, "merge": merge, "modules": modules})
         made = exports.run(stage, made, out, clip=decode(clip, max_s=30), prompt=translation(to))
         trial = escape(repr(made.lineage["trial"]))
         console.print(f"{escape(str(made.path))}: {made.n_bytes / 1e6:.1f} MB, {trial}", soft_wrap=True)

@@ -44,7 +44,7 @@ class Form:
     """How a checkpoint is to be stored.
 
     Attributes:
-        nf4: which linear modules are 4-bit; weights that already are decide for themselves. None makes all plain.
+        nf4: which linear modules are 4-bit; of weights that already are, no others become so. None makes all plain.
         rest: dtype of everything else, an adapter included.  Values are rounded to bf16 whatever it is.
         double: whether the scales of 4-bit weights are quantised, too; weights that are 4-bit already stay as they are.
         merge: add the adapter to the weights; otherwise it stays beside them.
@@ -207,7 +207,7 @@ def _converted(
     was_nf4 = quantise.is_quantised(parts)
     if len(parts) > 1 and not was_nf4:
         raise CheckpointError(f"{name} is quantised, and not in nf4: there is no other form to bring it into")
-    to_nf4 = form.nf4 is not None and (was_nf4 if keep else quantise.covers(form.nf4, name, shape))
+    to_nf4 = form.nf4 is not None and quantise.covers(form.nf4, name, shape) and (was_nf4 or not keep)
     update = merged.update(name) if merged else None
     if was_nf4 and to_nf4 and update is None:
         return parts
@@ -224,5 +224,6 @@ def _write_configuration(source: Checkpoint, directory: Path, form: Form) -> Non
     content.pop("torch_dtype", None)  # the older name
     content["dtype"] = str(form.rest).removeprefix("torch.")
     if form.nf4 is not None:
-        content["quantization_config"] = before or quantise.settings(form.nf4, form.double)
+        kept = before if form.nf4 == "all" else None  # they say for themselves which are
+        content["quantization_config"] = kept or quantise.settings(form.nf4, form.double)
     (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

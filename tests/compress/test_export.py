@@ -68,8 +68,8 @@ def adapted(source: Checkpoint, tmp_path: Path) -> Checkpoint:
     return Checkpoint.open(made.path)
 
 
-def stage(layout: str, merge: bool = False) -> Export:
-    return Export.model_validate({"stage": "export", "layout": layout, "merge": merge})
+def stage(layout: str, merge: bool = False, modules: str = "all") -> Export:
+    return Export.model_validate({"stage": "export", "layout": layout, "merge": merge, "modules": modules})
 
 
 def run(settings: Export, source: Checkpoint, out: Path, clip: Samples | None = None) -> Checkpoint:
@@ -85,6 +85,7 @@ def run(settings: Export, source: Checkpoint, out: Path, clip: Samples | None = 
         (stage("paper"), Form("all", torch.float32)),
         (stage("compact"), Form("all", torch.bfloat16)),
         (stage("compact", merge=True), Form("all", torch.bfloat16, merge=True)),
+        (stage("compact", merge=True, modules="decoder"), Form("decoder", torch.bfloat16, merge=True)),
         (stage("bf16"), Form(None, torch.bfloat16)),
         (stage("bf16", merge=True), Form(None, torch.bfloat16, merge=True)),
     ],
@@ -104,6 +105,33 @@ def test_a_layout_is_stored_as_it_says_and_loads(
     card = (made.path / "README.md").read_text()
     assert card.startswith("---\n")
     assert "| export | adapted |" in card
+
+
+def test_the_decoder_alone_in_4_bits_is_what_vllm_can_load(source: Checkpoint, tmp_path: Path) -> None:
+    compact = run(stage("compact"), source, tmp_path / "compact")
+    assert doctor.examine(compact.path).engine("vllm").reasons
+    for name, whole in (("plain", source), ("packed", compact)):
+        made = run(stage("compact", modules="decoder"), whole, tmp_path / name)
+        report = doctor.examine(made.path)
+        assert report.engine("vllm").serves, report.engine("vllm").reasons
+        assert report.engine("transformers").serves
+        assert made.lineage["format"] == "compact, decoder only"
+        kept, wanted = narrow.tensors(made.path), narrow.tensors(compact.path)
+        for tensor in (each for each in wanted if each.startswith("language_model.")):
+            assert torch.equal(kept[tensor], wanted[tensor]), tensor
+        plain = narrow.tensors(source.path)
+        assert all(kept[tensor].shape == plain[tensor].shape for tensor in plain if tensor.startswith("audio_tower."))
+
+
+def test_a_choice_of_modules_changes_no_export_that_was_made_without_one() -> None:
+    assert "modules" not in stage("compact").model_dump(mode="json")
+    assert stage("compact", modules="decoder").model_dump(mode="json")["modules"] == "decoder"
+
+
+@pytest.mark.parametrize("layout", ["bf16", "paper"])
+def test_modules_are_for_a_layout_that_leaves_them_open(layout: str, source: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="modules decoder is for layout compact"):
+        run(stage(layout, modules="decoder"), source, tmp_path / "out")
 
 
 def test_the_paper_layout_of_a_trained_adapter_is_the_same_to_the_bit(adapted: Checkpoint, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock pocket paper results comet clean venv venv-demo debian
+.PHONY: help demo test test-vllm lint lock pocket paper results comet vllm clean venv venv-demo venv-vllm debian
 .NOTPARALLEL:
 
 help: ## show this list
@@ -14,6 +14,11 @@ demo: venv-demo ## install what the demo needs (first time), then serve the pock
 # what may need a person's password comes before what takes minutes
 test: debian venv lint ## install what the tests need (first time), then run every check
 	.venv/bin/python -m pytest
+
+test-vllm: venv-vllm ## run what concerns vLLM in an environment that has it: the model, the engine, and every route on it
+	.venv-vllm/bin/python -m pytest tests/serve/engines/test_vllm_model.py tests/serve/engines/test_vllm_engine.py
+	KOMPAKT_TEST_ENGINE=vllm .venv-vllm/bin/python -m pytest tests/serve/test_contract.py tests/serve/test_routes.py \
+		tests/serve/test_long_audio.py tests/serve/live/test_route.py
 
 lint: venv ## ruff and mypy
 	.venv/bin/ruff check
@@ -35,8 +40,10 @@ results: venv ## write benchmarks/RESULTS.md from all results
 comet: ## install COMET beside the rest, in .venv-comet (Python 3.11 or 3.12)
 	@requirements/venv.sh .venv-comet requirements/comet.txt
 
+vllm: venv-vllm ## install vLLM's CPU build with the server beside the rest, in .venv-vllm (Linux on x86-64)
+
 clean: ## remove environments, caches and build output (not .cache, the pocket work directory)
-	rm -rf .venv .venv-comet .venv-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-comet .venv-demo .venv-vllm .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # these cost milliseconds when nothing is missing
@@ -48,3 +55,10 @@ debian:
 
 venv-demo:
 	@requirements/venv.sh .venv-demo requirements/demo.txt
+
+# the lock leaves out what two packages ask for, see requirements/lock.py; and vLLM finds its plugins among what is
+# installed, so that this package has to be
+venv-vllm:
+	@requirements/venv.sh .venv-vllm requirements/vllm.txt --no-deps
+	@.venv-vllm/bin/python -c 'import importlib.metadata as m; m.version("kompakt-st")' 2>/dev/null || \
+		.venv-vllm/bin/python -m pip install -qq --no-deps --no-build-isolation -e .

@@ -12,7 +12,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from benchmarks import batching, encoder, fast_search, live, long_audio, paper, record, report, search, soak
+from benchmarks import (
+    batching,
+    encoder,
+    fast_search,
+    live,
+    long_audio,
+    paper,
+    parity,
+    record,
+    report,
+    search,
+    soak,
+)
 from compress.errors import KompaktError
 
 
@@ -33,6 +45,7 @@ PROGRAMS: Final[dict[str, tuple[Program, str]]] = {
     "live": (live, "quality and lag of live translation, and how many speakers fit"),
     "long-audio": (long_audio, "an hour of speech in one request: when its text begins, and what memory it takes"),
     "paper": (paper, "the paper's tables with the pocket model"),
+    "parity": (parity, "vLLM against the embedded engine: the same texts from every form of checkpoint"),
     "results": (report, "writes RESULTS.md from all rows"),
     "search": (search, "the layer search as published, batched, and ours"),
     "soak": (soak, "thousands of requests to the server, some of them bad, and what they leave behind"),

@@ -36,7 +36,7 @@ from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES
 from serve.engine import Request, Result, Translator
-from serve.transformers_engine import TransformersEngine
+from serve.engines.transformers_engine import TransformersEngine
 
 CLIENTS: Final = (2, 4, 8)
 REQUESTS: Final = 48

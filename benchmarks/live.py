@@ -34,17 +34,17 @@ from rich.table import Table
 
 from benchmarks import speakers
 from benchmarks.server_process import serving
-from benchmarks.simultaneous import SCORER, Emission, evaluate
+from benchmarks.simultaneous import Emission, evaluate, scorer
 from benchmarks.talk import CHUNK_S, Talk, talk
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES
 from compress.score import corpus_scores
 from serve.engine import Request, Result, Translator
+from serve.engines.transformers_engine import TransformersEngine
 from serve.live.pcm import PcmStream, decode_pcm
 from serve.live.policies import POLICIES, Pace, Policy
 from serve.live.session import Session
-from serve.transformers_engine import TransformersEngine
 
 MINUTES: Final = 3.0
 SPEAKERS: Final = (1, 2, 4, 8)
@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.minutes <= 0 or min(options.speakers) < 1:
         raise RecipeError("--minutes must be more than 0, and each of --speakers at least 1")
+    scored_by = scorer()
     checkpoint = Checkpoint.open(options.model)
     talks = [talk(language, options.minutes) for language in options.languages]
     with asyncio.Runner() as runner:
@@ -88,10 +89,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         crowds = [
             _crowd(server.url, checkpoint.name, talks, n, policy) for policy in POLICIES for n in options.speakers
         ]
-    _print([*simulated, *paced], crowds, f"{checkpoint.name}, talks of {options.minutes:g} minutes, {SCORER}")
+    _print([*simulated, *paced], crowds, f"{checkpoint.name}, talks of {options.minutes:g} minutes, {scored_by}")
     return {
         "model": {"name": checkpoint.name, "bytes": checkpoint.n_bytes},
-        "scorer": SCORER,
+        "scorer": scored_by,
         "minutes": options.minutes,
         "again_s": options.again,
         "sentences": len(talks[0].sentences),

@@ -48,6 +48,14 @@ same texts (`benchmarks/batching.py`): medians, and quartiles in brackets. *Firs
 """
 
 
+_PARITY: Final = """\
+## vLLM
+
+Translations of the same clips by vLLM and by the embedded engine, both in fp32 on a CPU, but for nf4, which vLLM
+computes in bf16: *same* are those with equal text and number of tokens (`benchmarks/parity.py`).
+"""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the program's flags."""
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="default: benchmarks/RESULTS.md")
@@ -74,6 +82,7 @@ def render(results: Path) -> str:
     batching = rows.latest(rows.read(results / "batching.jsonl"), "clients", "repeats")
     long_audio = rows.latest(rows.read(results / "long-audio.jsonl"), "before_mb", "recordings")
     soaks = rows.latest(rows.read(results / "soak.jsonl"), "seen")
+    parities = rows.latest(rows.read(results / "parity.jsonl"), "checkpoints", "own_class")
     sections = [
         _HEAD,
         paper_report.render(paper_tables.load(), rows.by_stage(papers)),
@@ -81,11 +90,22 @@ def render(results: Path) -> str:
         "\n".join([_FAST, *map(_fast_searched, fast)]) if fast else "",
         "\n".join([_ENCODER, *map(_encoded, encoder)]) if encoder else "",
         "\n".join([_BATCHING, *map(_batched, batching)]) if batching else "",
+        "\n".join([_PARITY, *map(_paired, parities)]) if parities else "",
         live_report.render(live),
         long_audio_report.render(long_audio) if long_audio else "",
         soak_report.render(soaks) if soaks else "",
         _circumstances(
-            [*rows.by_stage(papers).values(), *search, *fast, *encoder, *batching, *live, *long_audio, *soaks]
+            [
+                *rows.by_stage(papers).values(),
+                *search,
+                *fast,
+                *encoder,
+                *batching,
+                *parities,
+                *live,
+                *long_audio,
+                *soaks,
+            ]
         ),
     ]
     return "\n".join(section for section in sections if section)
@@ -159,6 +179,23 @@ def _batched(row: Row) -> str:
     title = f"{row['model']['name']} on {row['device']}, {row['requests']} requests, {row['repeats']} repeats:\n"
     columns = ["clients", "times the throughput of one", "clips / s", "first text, p50", "p95"]
     return "\n".join([title, table(columns, lines), ""])
+
+
+def _paired(row: Row) -> str:
+    lines = [
+        [one["name"], f"{one['bytes'] / 1e6:.1f}", f"{one['same']} of {one['translations']}"]
+        for one in row["checkpoints"]
+    ]
+    own = row["own_class"]
+    waits = (
+        "\nvLLM's own class of the model encodes the padding: the first text comes "
+        f"{_spread(own['first_text'])} times later, the last {_spread(own['total'])} times; "
+        f"{own['same']} of {own['of']} texts are the same."
+        if own
+        else ""
+    )
+    title = f"{row['clips']} clips, domain {row['domain']}:\n"
+    return "\n".join([title, table(["checkpoint", "MB", "same"], lines), waits, ""])
 
 
 def _spread(ratio: dict[str, float] | float) -> str:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -24,8 +24,6 @@ import yaml
 from benchmarks.talk import Talk
 from compress.errors import RecipeError
 from compress.score import corpus_scores
-
-SCORER: Final = f"OmniSTEval {version('omnisteval')}"
 
 _LAGS: Final = {
     "LongYAAL (CU)": "yaal_cu_s",
@@ -45,6 +43,18 @@ class Emission:
     text: str
     heard_s: float
     came_s: float | None = None
+
+
+def scorer() -> str:
+    """Its name and version.
+
+    Raises:
+        RecipeError: it is not installed.
+    """
+    try:
+        return f"OmniSTEval {version('omnisteval')}"
+    except PackageNotFoundError:
+        raise RecipeError("OmniSTEval is not installed: it comes with `make test`") from None
 
 
 def evaluate(talk: Talk, emissions: Sequence[Emission]) -> dict[str, Any]:
@@ -122,4 +132,4 @@ def _run(language: str, directory: Path) -> None:
     command = [sys.executable, "-m", "omnisteval.cli", "longform", *flags, level]
     result = subprocess.run(command, cwd=directory, check=False, capture_output=True, text=True)
     if result.returncode:
-        raise RecipeError(f"{SCORER} failed: {(result.stderr or result.stdout).strip().splitlines()[-1]}")
+        raise RecipeError(f"{scorer()} failed: {(result.stderr or result.stdout).strip().splitlines()[-1]}")

@@ -23,7 +23,7 @@ from compress.prompt import END_OF_TURN, Prompt
 from compress.reading import Reading, additive, likeliest, read, run_layers
 
 if TYPE_CHECKING:
-    from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+    from transformers import Qwen2AudioEncoder, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 # Two convolutions of width 3, the second of stride 2, reach two mel frames past the last valid one.
 _CONVOLUTION_REACH = 2
@@ -72,7 +72,12 @@ def log_mel(processor: Qwen2AudioProcessor, clips: Sequence[Samples]) -> Mel:
 
 
 def encode(model: Qwen2AudioForConditionalGeneration, mel: Mel) -> list[Tensor]:
-    """Runs the audio tower on the valid frames only.
+    """Runs the model's audio tower, see `run_tower`."""
+    return run_tower(model.model.audio_tower, mel)
+
+
+def run_tower(tower: Qwen2AudioEncoder, mel: Mel) -> list[Tensor]:
+    """Runs an audio tower on the valid frames only.
 
     Equal to the padded 30 s run on every valid position: convolutions see the same silence, and
     attention never looks past a clip's end.
@@ -80,7 +85,6 @@ def encode(model: Qwen2AudioForConditionalGeneration, mel: Mel) -> list[Tensor]:
     Returns:
         One tensor per clip, shape (n_audio_tokens, d_model), before the projector.
     """
-    tower = model.model.audio_tower
     weight = tower.conv1.weight
     features = mel.features.to(weight.device, weight.dtype)
     hidden = torch.nn.functional.gelu(tower.conv1(features))

@@ -1,8 +1,10 @@
 #!/bin/sh
-# venv.sh DIRECTORY LOCK: makes or updates a virtual environment until it is what the lock says.
+# venv.sh DIRECTORY LOCK [OPTION…]: makes or updates a virtual environment until it is what the lock says.
+# The options are for `pip install`.
 # The stamp in it keeps the lock's checksum, so a second run only compares two numbers.
 set -eu
 venv=$1 lock=$2 python=${PYTHON:-python3}
+shift 2
 stamp=$venv/.lock-checksum
 checksum=$(cksum <"$lock")
 
@@ -28,5 +30,5 @@ fi
 echo "Installing $lock into $venv (a few minutes the first time) …"
 rm -f "$stamp"
 [ -t 1 ] && quiet= || quiet=-qq  # pip's progress bars are for people
-"$venv/bin/python" -m pip install $quiet --disable-pip-version-check -r "$lock"
+"$venv/bin/python" -m pip install $quiet --disable-pip-version-check "$@" -r "$lock"
 echo "$checksum" >"$stamp"

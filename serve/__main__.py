@@ -75,17 +75,19 @@ def _translate_parser() -> argparse.ArgumentParser:
 
 def _serve(flags: argparse.Namespace) -> int:
     settings = read_settings(flags)
-    checkpoints = [Checkpoint.open(directory) for directory in settings.model]
+    remote = settings.engine == "remote"
+    checkpoints = [] if remote else [Checkpoint.open(directory) for directory in settings.model]
     logs.configure(settings.log_format)
     from serve.server import bind, serve
 
     listener = bind(settings)
     if not (settings.keys or ip_address(listener.getsockname()[0]).is_loopback):
         logger.warning("whoever reaches %s may use this server; SERVE_API_KEYS asks for a key", settings.host)
-    logs.announce(f"loading {', '.join(checkpoint.name for checkpoint in checkpoints)} …", settings.log_format)
-    from serve.transformers_engine import TransformersEngine
+    what = ", ".join(settings.remote_url if remote else (checkpoint.name for checkpoint in checkpoints))
+    logs.announce(f"{'asking' if remote else 'loading'} {what} …", settings.log_format)
+    from serve.engines.choice import engine_for
 
-    engine = TransformersEngine(checkpoints, settings.device, settings.max_batch, settings.max_new_tokens)
+    engine = engine_for(settings, checkpoints)
     serve(settings, engine, listener)
     return 0
 
@@ -95,8 +97,8 @@ def _translate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int
     if options.format != "text" and len(options.files) > 1:
         parser.error(f"--format {options.format} takes one FILE, because subtitles of several cannot be told apart")
     checkpoint = Checkpoint.open(options.model)
+    from serve.engines.transformers_engine import TransformersEngine
     from serve.files import translate_files
-    from serve.transformers_engine import TransformersEngine
 
     engine = TransformersEngine([checkpoint], options.device)
     return asyncio.run(translate_files(engine, options.files, options.to, options.format))

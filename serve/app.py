@@ -43,7 +43,7 @@ def create_app(
     """
     metrics = Metrics()
     ledger = Ledger(metrics, tracer)
-    gate = Gate(settings.max_requests, metrics, lambda: engine.alive)
+    gate = Gate(settings.max_requests, metrics, lambda: engine.alive, lambda: engine.trouble)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +52,8 @@ def create_app(
             yield
         finally:
             gate.drain()
-            await loading
+            loading.cancel()  # nobody will need what it may still be waiting for
+            await asyncio.wait([loading])
             await engine.close()
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-import math
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
@@ -15,36 +14,14 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from serve.captions import Cue
+from serve.answers import NOT_UNDERSTOOD, ApiError, Ended, Stream, raise_for, refusal, unreachable
+
+__all__ = ["ApiError", "Client", "Ended", "Live"]
 
 _GRACE_S: Final = 5.0  # the server gives up first, and says so
+_CONNECT_S: Final = 5.0
+_KEPT_S: Final = 2.0  # that a connection may be idle; servers close theirs after 5 s, and may do so under a request
 _PIECE_BYTES: Final = 96_000  # 2 s of live sound; the server takes no messages of any length
-
-
-class ApiError(Exception):
-    """The server's answer to a request it did not fulfil: HTTP status (0: no answer) and message.
-
-    `retry_after_s` is set if it is only busy: after so many seconds it may be asked again.
-    """
-
-    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
-
-    @property
-    def wait_s(self) -> int:
-        """Whole seconds to wait until it may be asked again; 0 if there is nothing to wait for."""
-        return 0 if self.retry_after_s is None else max(1, math.ceil(self.retry_after_s))
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The end of a stream: the whole text, its parts with their places in the recording, the server's timings in s."""
-
-    text: str
-    cues: tuple[Cue, ...]
-    timings: dict[str, float | None]
 
 
 class Client:
@@ -64,6 +41,24 @@ class Client:
         self._timeout_s = timeout_s + _GRACE_S
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._transport = transport
+        self._kept: httpx.AsyncClient | None = None
+
+    def keep_connections(self, n_most: int) -> None:
+        """Has later calls, all on one event loop, share so many connections at most; without, each makes its own."""
+        self._kept = self._http(httpx.Limits(max_connections=n_most, keepalive_expiry=_KEPT_S))
+
+    async def close(self) -> None:
+        """Ends the connections that were kept, and the calls that use them."""
+        if self._kept is not None:
+            await self._kept.aclose()
+
+    async def check_ready(self) -> None:
+        """Returns if the server takes work.
+
+        Raises:
+            ApiError: the server cannot be reached, or is not ready.
+        """
+        await self._get("/health")
 
     async def models(self) -> list[dict[str, Any]]:
         """The loaded models, as `GET /v1/models` describes them.
@@ -71,34 +66,67 @@ class Client:
         Raises:
             ApiError: the server cannot be reached, or refuses.
         """
-        async with self._connect() as http:
-            try:
-                response = await http.get("/v1/models")
-            except httpx.HTTPError as error:
-                raise _unreachable(error) from error
-            await _raise_for(response)
+        response = await self._get("/v1/models")
+        try:
             return list(response.json()["data"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ApiError(0, NOT_UNDERSTOOD) from error
 
     async def translate(
-        self, audio: bytes | BinaryIO, model: str, to_language: str
+        self,
+        audio: bytes | BinaryIO,
+        model: str,
+        to_language: str,
+        max_new_tokens: int | None = None,
+        request_id: str = "",
     ) -> AsyncGenerator[str | Ended, None]:
         """Streams a translation: pieces of text, then one `Ended`.  Closing the generator cancels the request.
+
+        Args:
+            audio: a file, or what is in it.
+            model: one of the server's.
+            to_language: code of the target language.
+            max_new_tokens: cut the text of each stretch of speech here; None leaves it to the server.
+            request_id: under which the server logs it; it makes one up if there is none.
 
         Raises:
             ApiError: the server cannot be reached, refuses, or breaks off.
         """
-        form = {"model": model, "to_language": to_language, "stream": "true"}
+        told: asyncio.Queue[str | Ended | Exception | None] = asyncio.Queue()
+        asking = asyncio.create_task(_tell(self._ask(audio, model, to_language, max_new_tokens, request_id), told))
+        try:
+            while (event := await told.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            # A caller may be cancelled again and again until it has ended, and httpx then forgets to hang up: here
+            # only the waiting is.
+            asking.cancel()
+            await asyncio.wait([asking])
+
+    async def _ask(
+        self, audio: bytes | BinaryIO, model: str, to_language: str, max_new_tokens: int | None, request_id: str
+    ) -> AsyncGenerator[str | Ended, None]:
+        # The last field is for vLLM's server, which tells token counts only then.
+        form = {"model": model, "to_language": to_language, "stream": "true", "stream_include_usage": "true"}
+        if max_new_tokens is not None:
+            form["max_completion_tokens"] = str(max_new_tokens)
+        headers = {"X-Request-Id": request_id} if request_id else {}
+        stream = Stream()
         async with self._connect() as http:
             try:
                 async with http.stream(
-                    "POST", "/v1/audio/translations", data=form, files={"file": ("audio", audio)}
+                    "POST", "/v1/audio/translations", data=form, files={"file": ("audio", audio)}, headers=headers
                 ) as response:
-                    await _raise_for(response)
+                    await raise_for(response)
                     async for line in response.aiter_lines():
-                        if (event := _event(line)) is not None:
+                        if (event := stream.read(line)) is not None:
                             yield event
             except httpx.HTTPError as error:
-                raise _unreachable(error) from error
+                raise unreachable(error) from error
+        if not stream.ended:
+            raise ApiError(0, "the server broke off before the end")
 
     async def live(self, model: str, to_language: str, policy: str) -> Live:
         """Begins a live session.
@@ -114,26 +142,50 @@ class Client:
                 additional_headers=self._headers,
                 compression=None,
                 open_timeout=self._timeout_s,
-                proxy=None,  # see `_connect`
+                proxy=None,  # see `_http`
             )
         except InvalidStatus as error:
-            refusal = error.response
-            raise _refusal(refusal.status_code, refusal.reason_phrase, refusal.headers, refusal.body) from error
+            answer = error.response
+            raise refusal(answer.status_code, answer.reason_phrase, answer.headers, answer.body) from error
         except (InvalidHandshake, OSError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         live = Live(socket)
         await live.translate_into(to_language)
         return live
 
-    def _connect(self) -> httpx.AsyncClient:
+    async def _get(self, path: str) -> httpx.Response:
+        async with self._connect() as http:
+            try:
+                response = await http.get(path)
+            except httpx.HTTPError as error:
+                raise unreachable(error) from error
+            await raise_for(response)
+            return response
+
+    def _connect(self) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        return self._http() if self._kept is None else nullcontext(self._kept)
+
+    def _http(self, limits: httpx.Limits | None = None) -> httpx.AsyncClient:
         # A proxy from the environment has no business between the page and its own server.
         return httpx.AsyncClient(
             base_url=self._base_url,
-            timeout=self._timeout_s,
+            timeout=httpx.Timeout(self._timeout_s, connect=_CONNECT_S),
+            limits=limits or httpx.Limits(),
             transport=self._transport,
             headers=self._headers,
             trust_env=False,
         )
+
+
+async def _tell(events: AsyncGenerator[str | Ended, None], told: asyncio.Queue[str | Ended | Exception | None]) -> None:
+    """Puts all events of a stream into a queue, then what ended it: an error, or None."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                told.put_nowait(event)
+        told.put_nowait(None)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the one who asked
+        told.put_nowait(error)
 
 
 class Live:
@@ -185,46 +237,3 @@ class Live:
     async def _send(self, kind: str, **content: Any) -> None:
         with suppress(ConnectionClosed):  # `hear` is told
             await self._socket.send(json.dumps({"type": kind, **content}))
-
-
-def _event(line: str) -> str | Ended | None:
-    """One line of a stream of server-sent events; None for those that carry nothing."""
-    if not line.startswith("data: ") or line == "data: [DONE]":
-        return None
-    event = json.loads(line.removeprefix("data: "))
-    if event["type"] == "transcript.text.delta":
-        return str(event["delta"])
-    if event["type"] == "error":
-        raise ApiError(200, event["error"]["message"])
-    cues = tuple(Cue(each["start"], each["end"], each["text"]) for each in event["segments"])
-    return Ended(event["text"], cues, event["timings"])
-
-
-async def _raise_for(response: httpx.Response) -> None:
-    if not response.is_success:
-        body = await response.aread()
-        raise _refusal(response.status_code, response.reason_phrase, response.headers, body)
-
-
-def _refusal(status: int, reason: str, headers: Mapping[str, str], body: bytes | bytearray) -> ApiError:
-    try:
-        message = str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        message = f"the server answered {status} {reason}"
-    return ApiError(status, message, _retry_after_s(headers))
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """What `Retry-After` and its finer relative say; a date, which this server never sends, counts as nothing."""
-    for name, seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            after_s = float(headers.get(name, "")) * seconds
-        except ValueError:
-            continue
-        if math.isfinite(after_s):
-            return max(0.0, after_s)
-    return None
-
-
-def _unreachable(error: Exception) -> ApiError:
-    return ApiError(0, f"the server does not answer ({type(error).__name__})")

@@ -62,7 +62,7 @@ class ModelInfo:
     Attributes:
         name: by which requests ask for it.
         lineage: what its checkpoint says of itself.
-        n_bytes: of its weights on disk.
+        n_bytes: of its weights on disk; None if that cannot be told.
         created: when they were written, in Unix time.
         n_parameters: weights of the model, in whatever format they are stored; None if that cannot be told.
         n_stored: elements in its files, an adapter's not counted; None if that cannot be told.
@@ -70,7 +70,7 @@ class ModelInfo:
 
     name: str
     lineage: Mapping[str, Any]
-    n_bytes: int
+    n_bytes: int | None
     created: int
     n_parameters: int | None = None
     n_stored: int | None = None
@@ -92,12 +92,17 @@ class Translator(Protocol):
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
-        """The models it serves, known before `start`; the first is the default."""
+        """The models it serves, the first is the default; known before `start` if they are loaded from this machine."""
         ...
 
     @property
     def alive(self) -> bool:
-        """Started, warmed up and able to take requests."""
+        """Started, warmed up and not dead: once it was True, False is for ever."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why it takes no requests for now although it is alive, in words for clients; empty while it does."""
         ...
 
     @property
@@ -120,8 +125,13 @@ class Translator(Protocol):
 
         Raises:
             UnknownModel, LanguageError, AudioTooLong: the request cannot be served as it is.
+            QueueFull, NotReady: it cannot be served now.
             EngineFailed: it was accepted, but the engine gave up on it.
         """
+        ...
+
+    def exposition(self) -> bytes:
+        """Metrics of the engine's own in Prometheus' text format, to stand beside the server's; often empty."""
         ...
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ KompaktError                (compress.errors: audio, language and checkpoint err
     ├── UploadTooLarge      more bytes than the server takes
     ├── UploadStalled       a client that stopped sending in the middle
     ├── UnknownModel        a model that is not loaded
-    ├── NotReady            loading, draining or dead: no new work is taken
+    ├── NotReady            loading, draining, dead or cut off: no new work is taken
     ├── QueueFull           as many requests are in progress as the server holds
     └── EngineFailed        the engine gave up on a request
 """
@@ -60,7 +60,7 @@ class UnknownModel(ServeError):  # noqa: N818
 class NotReady(ServeError):  # noqa: N818
     """No new work is taken; `reason` says why."""
 
-    def __init__(self, reason: Literal["loading", "draining", "failed"], message: str) -> None:
+    def __init__(self, reason: Literal["loading", "draining", "failed", "cut_off"], message: str) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -13,7 +13,7 @@ State = Literal["loading", "ready", "draining", "failed"]
 
 
 class Gate:
-    """Lets requests in while the server is ready, its engine is alive, and there is room.
+    """Lets requests in while the server is ready, its engine is alive and not in trouble, and there is room.
 
     Attributes:
         state: `loading` until `open`; `draining` once no new work is taken; `failed` when there never will be any.
@@ -21,15 +21,18 @@ class Gate:
         failure: what made it fail, in words.
     """
 
-    def __init__(self, max_requests: int, metrics: Metrics, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self, max_requests: int, metrics: Metrics, alive: Callable[[], bool], trouble: Callable[[], str]
+    ) -> None:
         self.state: State = "loading"
         self.n_inflight = 0
         self.failure = ""
         self._max_requests = max_requests
         self._metrics = metrics
         self._alive = alive
+        self._trouble = trouble
         self._opened = False
-        metrics.watch(lambda: self.state == "ready" and self._alive())
+        metrics.watch(lambda: self.state == "ready" and self._alive() and not self._trouble())
 
     def open(self) -> None:
         """The engine is loaded and warm."""
@@ -54,6 +57,8 @@ class Gate:
             raise NotReady("loading", "the model is still loading; try again in a few seconds")
         if self.state == "draining":
             raise NotReady("draining", "the server is shutting down and takes no new requests")
+        if trouble := self._trouble():
+            raise NotReady("cut_off", trouble)
 
     def notice_death(self) -> None:
         """Fails if the engine has died."""

@@ -1,4 +1,7 @@
-"""What `GET /v1/models` says of a model: OpenAI's fields, then what its checkpoint says of itself."""
+"""What `GET /v1/models` says of a model, and what can be read from it.
+
+OpenAI's fields come first, then what the model's checkpoint says of itself.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class ModelScore(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A loaded model; None stands for what its checkpoint does not say.
+    """A loaded model; None stands for what is not known of it.
 
     Attributes:
         languages: codes of the target languages that it was made for.
@@ -52,11 +55,22 @@ class ModelCard(BaseModel):
     layers: list[int] | None
     tower_layers: list[int] | None
     format: str | None
-    bytes: int
+    bytes: int | None
     parameters: int | None
     stored_elements: int | None
     scores: list[ModelScore]
     lineage: dict[str, Any]
+
+
+class _Told(BaseModel):
+    """As much of a card as another one is made from."""
+
+    id: str
+    created: int = 0
+    bytes: int | None = None
+    parameters: int | None = None
+    stored_elements: int | None = None
+    lineage: dict[str, Any] = {}
 
 
 class ModelList(BaseModel):
@@ -83,6 +97,16 @@ def model_card(model: ModelInfo) -> ModelCard:
         scores=_scores(lineage),
         lineage=dict(lineage),
     )
+
+
+def model_info(card: object) -> ModelInfo:
+    """The model that another server describes; of vLLM's, little more than the name is known.
+
+    Raises:
+        ValueError: this is no description of a model.
+    """
+    told = _Told.model_validate(card)
+    return ModelInfo(told.id, told.lineage, told.bytes, told.created, told.parameters, told.stored_elements)
 
 
 def _scores(lineage: Mapping[str, Any]) -> list[ModelScore]:

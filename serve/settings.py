@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,13 +21,23 @@ from serve.live.policies import Policy
 from serve.logs import LogFormat
 
 ENV_PREFIX = "SERVE_"
-_SECRET = ("api_keys",)  # no flags: whoever is on the machine can read them
+_SECRET = ("api_keys", "remote_api_key")  # no flags: whoever is on the machine can read them
 # a setting, another that must not be less, and why
 _ORDERED = (
     ("max_batch", "max_requests", "a batch could never fill"),
     ("max_requests", "max_connections", "they could never all come"),
     ("timeout_s", "max_request_s", "it would never be up"),
 )
+
+
+EngineName = Literal["transformers", "vllm", "remote"]
+# settings that only one engine takes
+_OWN: dict[str, EngineName] = {
+    "device": "transformers",
+    "vllm_args": "vllm",
+    "remote_url": "remote",
+    "remote_api_key": "remote",
+}
 
 
 class Settings(BaseSettings):
@@ -41,7 +52,19 @@ class Settings(BaseSettings):
     model: Annotated[tuple[Path, ...], NoDecode] = Field(
         (POCKET,), min_length=1, description="checkpoint directory; repeat it (environment: commas) to serve several"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    engine: EngineName = Field(
+        "transformers", description="transformers, in this process; vllm; or remote, other servers like this one"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda, of the transformers engine")
+    vllm_args: str = Field(
+        "{}", description='arguments of the vllm engine as a JSON object, such as {"tensor_parallel_size": 2}'
+    )
+    remote_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="server that the remote engine asks, such as http://10.0.0.7:8000; repeat it (environment: "
+        f"commas) for several with the same models; {ENV_PREFIX}REMOTE_API_KEY holds the key that they want, if any",
+    )
+    remote_api_key: SecretStr | None = None
     to_language: str = Field("de", description=f"target language of requests that name none: {', '.join(LANGUAGES)}")
     max_batch: int = Field(8, ge=1, description="clips decoded together")
     max_requests: int = Field(
@@ -97,10 +120,28 @@ class Settings(BaseSettings):
         """
         return read_keys([key.get_secret_value() for key in self.api_keys], self.api_keys_file)
 
-    @field_validator("model", "api_keys", "allowed_origins", mode="before")
+    @field_validator("model", "api_keys", "allowed_origins", "remote_url", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("remote_url")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not _is_address(url):
+                raise ValueError(f"{url!r} is not the address of a server, such as http://10.0.0.7:8000")
+            if value.count(url) > 1:
+                raise ValueError(f"{url} is given more than once")
+        return value
+
+    @field_validator("remote_api_key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value() if value else ""
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError("it is not ASCII characters without spaces")
+        return value
 
     @field_validator("to_language")
     @classmethod
@@ -116,10 +157,32 @@ class Settings(BaseSettings):
             for lower, upper, why in _ORDERED
             if getattr(self, lower) > getattr(self, upper)
         ]
+        wrong += [
+            f"{name} is for the {owner} engine, but engine is {self.engine}"
+            for name, owner in _OWN.items()
+            if owner != self.engine and getattr(self, name) != type(self).model_fields[name].get_default()
+        ]
+        if self.engine == "remote" and not self.remote_url:
+            wrong.append("engine is remote, but no remote_url says which server to ask")
+        wrong += [
+            f"engine is remote, so that {name} is for the remote servers to say: leave it out"
+            for name in ("model", "max_new_tokens")
+            if self.engine == "remote" and name in self.model_fields_set
+        ]
         if wrong:
             raise ValueError("\n".join(wrong))
         _ = self.keys  # read now, so that a mistake shows at the start
         return self
+
+
+def _is_address(url: str) -> bool:
+    """Whether a URL names a server and nothing else that would be lost, or shown where it is a secret."""
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    return bool(named) and parts.scheme in ("http", "https") and not (parts.username or parts.query or parts.fragment)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

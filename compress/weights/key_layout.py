@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 # what a name starts with, and what the hub has there; the first that fits counts
-_SPELLINGS: Final = (
+SPELLINGS: Final = (
     ("language_model.model.model.", "language_model.model."),
     ("model.language_model.", "language_model.model."),
     ("model.audio_tower.", "audio_tower."),
@@ -38,7 +38,7 @@ def layout_of(name: str) -> KeyLayout:
 
 def hub_name(name: str) -> str:
     """The name in hub layout, whichever layout it has; `weight` suffixes of quantised formats pass through."""
-    for prefix, on_the_hub in _SPELLINGS:
+    for prefix, on_the_hub in SPELLINGS:
         if name.startswith(prefix):
             return on_the_hub + name.removeprefix(prefix)
     return name

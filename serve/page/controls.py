@@ -45,7 +45,7 @@ def model(name: str) -> gr.Dropdown:
 def offer(models: Sequence[dict[str, Any]]) -> Any:
     """What `model` shows once the models are known."""
     names = [each["id"] for each in models]
-    return gr.Dropdown(choices=names, value=names[0], interactive=len(names) > 1)
+    return gr.Dropdown(choices=names, value=names[0] if names else None, interactive=len(names) > 1)
 
 
 def examples(audio: gr.Audio) -> None:

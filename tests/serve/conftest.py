@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,8 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from compress.audio import SAMPLE_RATE
 from compress.checkpoint import POCKET, Checkpoint
-from serve.transformers_engine import TransformersEngine
+from serve.engines.choice import engine_for
+from serve.settings import EngineName
 from tests.serve.servers import Server, running, settings_for_tests
+
+# whose server it is: tests of the routes hold for every engine
+ENGINE: EngineName = cast(EngineName, os.environ.get("KOMPAKT_TEST_ENGINE", "transformers"))
 
 SENTENCES = (
     "Where is the train station?",
@@ -81,9 +87,10 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The pocket model behind a server without a page."""
-    engine = TransformersEngine([Checkpoint.open(POCKET)], device="cpu", max_batch=4, max_new_tokens=64)
-    with running(settings_for_tests(max_batch=4), engine) as server:
+    """The pocket model behind a server without a page, on the engine that the environment names."""
+    settings = settings_for_tests(engine=ENGINE, max_batch=4, max_new_tokens=64)
+    engine = engine_for(settings, [Checkpoint.open(POCKET)])
+    with running(settings, engine) as server:
         yield server
     assert not engine.alive
 

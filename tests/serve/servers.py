@@ -42,11 +42,12 @@ class Server:
 
 @contextmanager
 def running(
-    settings: Settings, engine: Translator, *, ready: bool = True, tracer: Tracer | None = None
+    settings: Settings, engine: Translator, *, ready: bool = True, tracer: Tracer | None = None, port: int = 0
 ) -> Iterator[Server]:
-    """Serves on a free port; waits until it is ready unless told otherwise."""
+    """Serves on a port, a free one if it is 0; waits until it is ready unless told otherwise."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         port = listener.getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         app = create_app(settings, engine, url, tracer)
@@ -85,8 +86,10 @@ class ScriptedTranslator:
 
     def __init__(self, *script: str | Exception) -> None:
         self.script = script
+        self.name = "scripted"
         self.lineage = {"parent": "nobody"}
         self.alive = False
+        self.trouble = ""
         self.n_running = 0
         self.pause_s = 0.0
         self.may_start = threading.Event()
@@ -96,7 +99,7 @@ class ScriptedTranslator:
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
-        return (ModelInfo("scripted", self.lineage, 7, 1_700_000_000),)
+        return (ModelInfo(self.name, self.lineage, 7, 1_700_000_000),)
 
     async def start(self) -> None:
         await _until(self.may_start)
@@ -115,6 +118,9 @@ class ScriptedTranslator:
             yield Result(text, 3, len(self.script), Timings(0.0, 0.0, 0.0))
         finally:
             self.n_running -= 1
+
+    def exposition(self) -> bytes:
+        return b""
 
     async def close(self) -> None:
         self.alive = False

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from serve.client import ApiError, Client, Ended, Live
+from serve.messages import delta_event
 from tests.serve.language import assert_chinese, assert_german
 from tests.serve.live.speaker import spoken
 from tests.serve.servers import ScriptedTranslator, Server, running, settings_for_tests, wait_until
@@ -13,8 +17,8 @@ from tests.serve.servers import ScriptedTranslator, Server, running, settings_fo
 KEY = "sk-kompakt-0123456789"
 
 
-async def collect(client: Client, audio: bytes, language: str = "de") -> list[str | Ended]:
-    return [piece async for piece in client.translate(audio, "pocket", language)]
+async def collect(client: Client, audio: bytes, language: str = "de", model: str = "pocket") -> list[str | Ended]:
+    return [piece async for piece in client.translate(audio, model, language)]
 
 
 def test_streams_pieces_then_the_end(loop: asyncio.Runner, server: Server, clip: Path) -> None:
@@ -52,6 +56,78 @@ def test_closing_the_stream_cancels_the_request(loop: asyncio.Runner, server: Se
 
     loop.run(scenario())
     wait_until(lambda: server.engine.n_running == 0 and server.metric("st_inflight_requests") == 0)
+
+
+def test_a_request_keeps_its_name_and_its_bound(loop: asyncio.Runner) -> None:
+    asked: list[httpx.Request] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        asked.append(request)
+        return httpx.Response(200, text="data: [DONE]\n\n")
+
+    async def scenario() -> None:
+        client = Client("http://server", transport=httpx.MockTransport(answer))
+        async for _ in client.translate(b"RIFF", "pocket", "de", 7, "req_7"):
+            pass
+
+    loop.run(scenario())
+    assert asked[0].headers["x-request-id"] == "req_7"
+    assert b'name="max_completion_tokens"\r\n\r\n7\r\n' in asked[0].content
+
+
+def test_a_stream_without_an_end_is_an_error(loop: asyncio.Runner) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text=delta_event("Hal")))
+    with pytest.raises(ApiError, match="broke off before the end"):
+        loop.run(collect(Client("http://server", transport=transport), b"RIFF"))
+
+
+def test_kept_connections_are_shared_and_end_with_the_client(loop: asyncio.Runner, server: Server, clip: Path) -> None:
+    audio = clip.read_bytes()
+    me = psutil.Process()
+
+    def n_open() -> int:
+        return sum(each.status == "ESTABLISHED" and each.raddr[1] == server.port for each in me.net_connections())
+
+    async def scenario() -> None:
+        client = Client(server.url)
+        client.keep_connections(2)
+        for _ in range(3):
+            await client.check_ready()
+            await client.models()
+            await collect(client, audio)
+            assert n_open() == 1
+        await client.close()
+
+    loop.run(scenario())
+    wait_until(lambda: n_open() == 0)
+
+
+@pytest.mark.parametrize("n_pauses", range(4))
+def test_a_call_that_is_cancelled_twice_hangs_up_all_the_same(loop: asyncio.Runner, clip: Path, n_pauses: int) -> None:
+    engine = ScriptedTranslator(*["viel "] * 1000)
+    engine.pause_s = 0.1
+    audio = clip.read_bytes()
+
+    async def scenario(client: Client) -> None:
+        client.keep_connections(2)
+        call = asyncio.create_task(collect(client, audio, model="scripted"))
+        await until(lambda: engine.n_running == 1)
+        call.cancel()
+        for _ in range(n_pauses):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+        await until(lambda: engine.n_running == 0)
+        await client.close()
+
+    with running(settings_for_tests(), engine) as server:
+        loop.run(asyncio.wait_for(scenario(Client(server.url)), 30))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - threads cannot set an asyncio.Event
+        await asyncio.sleep(0.01)
 
 
 def n_sessions(server: Server) -> float:

@@ -20,7 +20,7 @@ import soundfile
 
 from compress.audio import SAMPLE_RATE
 from compress.checkpoint import Checkpoint
-from serve.transformers_engine import TransformersEngine
+from serve.engines.transformers_engine import TransformersEngine
 from tests.serve.processes import started
 from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, form, running, settings_for_tests, wait_until
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from compress.checkpoint import Checkpoint
-from serve.transformers_engine import TransformersEngine
+from serve.engines.transformers_engine import TransformersEngine
 from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, form, running, settings_for_tests, wait_until
 
 PATH = "/v1/audio/translations"

@@ -18,7 +18,7 @@ import pytest
 from compress.checkpoint import Checkpoint
 from tests.serve.language import assert_german, assert_translations
 from tests.serve.processes import ROOT, started
-from tests.serve.servers import PATIENCE_S, form, wait_until
+from tests.serve.servers import PATIENCE_S, Server, form, wait_until
 from tests.serve.speech import sentences, talk, wav
 
 PATH = "/v1/audio/translations"
@@ -70,6 +70,7 @@ def test_translate_writes_subtitles_of_a_long_recording(clips: list[Path], tmp_p
         (["--port", "70000"], "--port (SERVE_PORT)"),
         (["--prot", "8000"], "unrecognized arguments: --prot"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 8000"),
+        (["--engine", "remote"], "no remote_url says which server to ask"),
     ],
 )
 def test_mistakes_are_named_and_exit_with_2(arguments: list[str], words: str) -> None:
@@ -90,8 +91,28 @@ def test_a_taken_port_is_named_before_anything_is_loaded() -> None:
 
 
 def test_help_tells_of_both_commands() -> None:
-    assert "translate FILE" in run("--help").stdout
+    text = run("--help").stdout
+    for words in ("translate FILE", "--engine", "--remote-url", "SERVE_REMOTE_API_KEY"):
+        assert words in text
     assert "one line of text per file" in run("translate", "--help").stdout
+
+
+def test_a_front_is_a_server_like_any_other(server: Server, clip: Path) -> None:
+    with started("--no-page", "--engine", "remote", "--remote-url", server.url) as (process, url):
+        texts = [
+            httpx.post(each + PATH, timeout=PATIENCE_S, **form(clip, model="pocket")) for each in (server.url, url)
+        ]
+        assert texts[0].json()["text"] == texts[1].json()["text"]
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_front_without_servers_ends_with_1() -> None:
+    flags = ("--no-page", "--port", "0", "--timeout-s", "0.1")
+    result = run(*flags, "--engine", "remote", "--remote-url", "http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "no remote server is ready: http://127.0.0.1:9: the server does not answer" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -11,7 +11,7 @@ import pytest
 from compress.checkpoint import POCKET, Checkpoint
 from compress.score import Score
 from serve.engine import ModelInfo
-from serve.model_card import ModelCard, model_card
+from serve.model_card import ModelCard, model_card, model_info
 from serve.routes import TRANSLATIONS
 from tests.serve.servers import ScriptedTranslator, Server, form, running, settings_for_tests
 
@@ -83,3 +83,22 @@ def test_a_model_is_not_asked_for_a_language_that_it_was_not_made_for(clip: Path
         assert refused.status_code == 400
         assert refused.json()["error"]["message"] == "model 'scripted' translates into de, not 'zh'"
         assert httpx.post(url, **form(clip, to_language="de", **fields)).is_success
+
+
+def test_a_card_tells_all_that_it_was_made_of(server: Server) -> None:
+    (entry,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+    (model,) = server.engine.models
+    assert model_info(entry) == model
+
+
+def test_what_vllm_does_not_say_of_a_model_stays_unknown() -> None:
+    entry = {"id": "m", "object": "model", "created": 1, "owned_by": "vllm", "root": "m", "parent": None}
+    card = model_card(model_info(entry))
+    assert (card.id, card.languages) == ("m", ["de", "zh"])
+    assert (card.bytes, card.parameters, card.layers) == (None, None, None)
+
+
+@pytest.mark.parametrize("entry", [None, "m", {}, {"id": 7}, {"id": "m", "lineage": []}])
+def test_what_is_no_card_is_refused(entry: object) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        model_info(entry)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from compress.checkpoint import POCKET
 from serve.errors import SettingsError
 from serve.settings import Settings, add_flags, read_settings
+
+URL = "http://10.0.0.7:8000"
+REMOTE = ("--engine", "remote", "--remote-url", URL)
 
 
 def parse(*arguments: str) -> Settings:
@@ -40,7 +44,7 @@ def test_every_setting_has_a_flag_with_help() -> None:
     add_flags(parser)
     text = parser.format_help()
     for name, field in Settings.model_fields.items():
-        if name != "api_keys":
+        if name not in ("api_keys", "remote_api_key"):
             assert f"--{name.replace('_', '-')}" in text
             assert field.description
 
@@ -48,8 +52,9 @@ def test_every_setting_has_a_flag_with_help() -> None:
 def test_keys_are_no_flag_but_help_names_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser)
-    assert "--api-keys " not in parser.format_help()
-    assert "SERVE_API_KEYS" in parser.format_help()
+    for flag, variable in (("--api-keys ", "SERVE_API_KEYS"), ("--remote-api-key ", "SERVE_REMOTE_API_KEY")):
+        assert flag not in parser.format_help()
+        assert variable in parser.format_help()
     monkeypatch.setenv("SERVE_API_KEYS", "sk-0123456789abcdef, sk-fedcba9876543210")
     settings = parse()
     assert settings.keys == {"sk-0123456789abcdef", "sk-fedcba9876543210"}
@@ -102,11 +107,46 @@ def test_all_mistakes_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         (["--max-request-s", "inf"], "finite number"),
         (["--log-format", "xml"], "'text' or 'json'"),
         (["--tracing", "--max-connections", "0"], "greater than or equal to 1"),
+        (["--engine", "onnx"], "'transformers', 'vllm' or 'remote'"),
+        (["--engine", "vllm", "--device", "cuda"], "device is for the transformers engine, but engine is vllm"),
+        (["--vllm-args", '{"seed": 1}'], "vllm_args is for the vllm engine, but engine is transformers"),
+        (["--remote-url", URL], "remote_url is for the remote engine, but engine is transformers"),
+        (["--engine", "remote"], "no remote_url says which server to ask"),
+        ([*REMOTE, "--model", "a"], "model is for the remote servers to say: leave it out"),
+        ([*REMOTE, "--max-new-tokens", "9"], "max_new_tokens is for the remote servers to say: leave it out"),
+        ([*REMOTE, "--remote-url", URL], f"{URL} is given more than once"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: list[str], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         parse(*arguments)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["10.0.0.7:8000", "ftp://a", "http://", "http://user:key@a", "http://a/?x=1", "http://a:0", "http://[::1", ""],
+)
+def test_what_is_no_address_of_a_server_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(f"{url!r} is not the address of a server, such as http")):
+        parse("--engine", "remote", "--remote-url", url)
+
+
+def test_remote_servers_from_flags_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse(*REMOTE, "--remote-url", "https://b/prefix").remote_url == (URL, "https://b/prefix")
+    monkeypatch.setenv("SERVE_ENGINE", "remote")
+    monkeypatch.setenv("SERVE_REMOTE_URL", f"{URL}, http://[::1]:8001")
+    assert parse().remote_url == (URL, "http://[::1]:8001")
+
+
+def test_the_key_of_the_remote_servers_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_REMOTE_API_KEY", "geheim-0123456789")
+    with pytest.raises(SettingsError, match="remote_api_key is for the remote engine, but engine is transformers"):
+        parse()
+    assert "geheim" not in repr(parse(*REMOTE))
+    monkeypatch.setenv("SERVE_REMOTE_API_KEY", "schlüssel-0123456789")
+    with pytest.raises(SettingsError, match="SERVE_REMOTE_API_KEY: it is not ASCII characters") as caught:
+        parse(*REMOTE)
+    assert "schlüssel" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("localhost", "localhost")])

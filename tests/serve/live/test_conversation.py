@@ -17,8 +17,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from compress.checkpoint import Checkpoint
+from serve.engines.transformers_engine import TransformersEngine
 from serve.errors import EngineFailed
-from serve.transformers_engine import TransformersEngine
 from tests.serve.language import assert_german
 from tests.serve.live.speaker import LIVE, speaking, spoken
 from tests.serve.processes import started

@@ -15,7 +15,7 @@ from compress.decoding import Decoding, encode, log_mel
 from compress.prompt import LANGUAGES, translation
 from compress.reading import Reading, read
 from serve.engine import Request, Result, Timings
-from serve.text_stream import TextStream
+from serve.engines.text_stream import TextStream
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor

@@ -9,8 +9,8 @@ import torch
 
 from compress.audio import decode
 from compress.checkpoint import POCKET, Checkpoint
-from serve.batch import Batch, Event, Job, LoadedModel
 from serve.engine import Request, Result
+from serve.engines.batch import Batch, Event, Job, LoadedModel
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from compress.reading import Reading
-from serve.batch import Job
 from serve.engine import Request
-from serve.schedule import Read, Schedule, Step
+from serve.engines.batch import Job
+from serve.engines.schedule import Read, Schedule, Step
 
 NOTHING = Reading([], [], [])
 SILENCE = np.zeros(1, np.float32)

@@ -15,15 +15,13 @@ from typing import Final, Literal
 import torch
 import transformers
 
-from compress.audio import N_SAMPLES, SAMPLE_RATE, WINDOW_S
 from compress.checkpoint import Checkpoint
-from compress.errors import AudioTooLong, CheckpointError
-from compress.prompt import language
-from compress.weights.size import measure
-from serve.batch import Batch, Event, Job, LoadedModel, warm_up
+from compress.errors import CheckpointError
 from serve.engine import ModelInfo, Request, Result
-from serve.errors import EngineFailed, SettingsError, UnknownModel
-from serve.schedule import Read, Schedule, Step
+from serve.engines.batch import Batch, Event, Job, LoadedModel, warm_up
+from serve.engines.description import by_name, check, describe
+from serve.engines.schedule import Read, Schedule, Step
+from serve.errors import EngineFailed, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +55,13 @@ class TransformersEngine:
         Raises:
             CheckpointError: two of them have the same name.
         """
-        names = [checkpoint.name for checkpoint in checkpoints]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise CheckpointError(f"several checkpoints are called {', '.join(twice)}; names must differ")
-        self._checkpoints = dict(zip(names, checkpoints, strict=True))
-        self._models = tuple(_info(checkpoint) for checkpoint in checkpoints)
+        self._checkpoints = by_name(checkpoints)
+        self._models = tuple(describe(checkpoint) for checkpoint in checkpoints)
         self._device = device
         self._max_new_tokens = max_new_tokens
         self._loaded: dict[str, LoadedModel] = {}
         self._batches: dict[str, Batch] = {}
-        self._schedule = Schedule(names, max_batch)
+        self._schedule = Schedule(list(self._checkpoints), max_batch)
         self._changed = threading.Condition()  # guards `_schedule`, `_alive` and `_closing`
         self._alive = False
         self._closing = False
@@ -83,6 +78,11 @@ class TransformersEngine:
     def alive(self) -> bool:
         """See `Translator`."""
         return self._alive
+
+    @property
+    def trouble(self) -> str:
+        """See `Translator`; nothing but its death keeps it from work."""
+        return ""
 
     @property
     def n_running(self) -> int:
@@ -105,7 +105,7 @@ class TransformersEngine:
 
     async def translate(self, request: Request) -> AsyncGenerator[str | Result, None]:
         """See `Translator`."""
-        self._check(request)
+        check(request, self._models)
         job = Job(request)
         with self._changed:
             if not self._alive:
@@ -123,6 +123,10 @@ class TransformersEngine:
         finally:
             self._cancel(job)
 
+    def exposition(self) -> bytes:
+        """See `Translator`; all there is to know of it is in the server's own metrics."""
+        return b""
+
     async def close(self) -> None:
         """See `Translator`."""
         self._stop("the engine was stopped before the translation was complete")
@@ -130,15 +134,6 @@ class TransformersEngine:
             await asyncio.to_thread(thread.join)
         self._batches, self._loaded = {}, {}
         torch.set_num_threads(self._torch_threads)
-
-    def _check(self, request: Request) -> None:
-        if request.model not in self._checkpoints:
-            raise UnknownModel(f"no model {request.model!r} is loaded; loaded: {', '.join(self._checkpoints)}")
-        language(request.to_language)
-        next(model for model in self._models if model.name == request.model).check_language(request.to_language)
-        if len(request.samples) > N_SAMPLES:
-            seconds = len(request.samples) / SAMPLE_RATE
-            raise AudioTooLong(f"the audio is {seconds:.1f} s long; the limit is {WINDOW_S} s")
 
     def _cancel(self, job: Job) -> None:
         """Its caller has left, or has all of it: if it has a place, the next step frees it."""
@@ -274,14 +269,3 @@ def _failure() -> EngineFailed:
 def _deliver(news: Sequence[tuple[Job, Event]]) -> None:
     for job, event in news:
         job.events.put_nowait(event)
-
-
-def _info(checkpoint: Checkpoint) -> ModelInfo:
-    written = max(file.stat().st_mtime for file in checkpoint.path.glob("*.safetensors"))
-    counts: tuple[int | None, int | None]
-    try:
-        size = measure(checkpoint.path)
-        counts = (size.logical_parameters, size.stored_elements)
-    except CheckpointError:  # a format whose weights are not counted; whether they load is another question
-        counts = (None, None)
-    return ModelInfo(checkpoint.name, checkpoint.lineage, checkpoint.n_bytes, int(written), *counts)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from compress.checkpoint import POCKET, Checkpoint
-from serve.text_stream import TextStream
+from serve.engines.text_stream import TextStream
 
 TOKENIZER: PreTrainedTokenizerBase = Checkpoint.open(POCKET).load_processor().tokenizer
 

@@ -14,8 +14,8 @@ from compress.audio import N_SAMPLES, Samples, decode
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import AudioTooLong, CheckpointError, KompaktError, LanguageError
 from serve.engine import Request, Result, Translator
+from serve.engines.transformers_engine import TransformersEngine
 from serve.errors import EngineFailed, SettingsError, UnknownModel
-from serve.transformers_engine import TransformersEngine
 from tests.serve.language import assert_chinese, assert_german
 from tests.serve.servers import PATIENCE_S
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from compress.reading import Reading
-from serve.batch import Job
+from serve.engines.batch import Job
 
 # Reading a clip takes six to ten times as long as a step, and clips that run may have to wait for it.  One at a time is
 # enough, since each runs for many steps: with eight clients 6.2 of 8 places were busy, and 6.5 when up to four clips

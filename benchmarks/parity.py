@@ -18,9 +18,8 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,7 +132,9 @@ def _translated(
 ) -> list[Said]:
     """What an engine makes of clips, in a process of its own: vLLM loads its plugins once in each."""
     spawn = multiprocessing.get_context("spawn")
-    with _environment(environment or {}), ProcessPoolExecutor(1, mp_context=spawn) as process:
+    with ProcessPoolExecutor(
+        1, mp_context=spawn, initializer=os.environ.update, initargs=(environment or {},)
+    ) as process:
         return process.submit(_translate, engine, checkpoint, requests).result()
 
 
@@ -197,21 +198,6 @@ def _waits(slow: Sequence[Said], fast: Sequence[Said]) -> dict[str, dict[str, fl
             "high": round(high, 2),
         }
     return found
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Has processes that are started meanwhile find these values."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _print(numbers: Sequence[dict[str, Any]], own_class: dict[str, Any]) -> None:

@@ -26,12 +26,19 @@ if TYPE_CHECKING:
     from transformers import Qwen2AudioEncoder, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 # Two convolutions of width 3, the second of stride 2, reach two mel frames past the last valid one.
-_CONVOLUTION_REACH = 2
+CONVOLUTION_REACH = 2
+# Two audio tokens need so many; anything shorter is heard as followed by silence.
+FEWEST_FRAMES = 7
 
 
-def n_audio_tokens(n_mel_frames: int) -> int:
-    """How many embeddings the encoder makes of `n_mel_frames` mel frames: stride 2, then pooling by 2."""
-    return ((n_mel_frames - 1) // 2 + 1 - 2) // 2 + 1
+def n_mel_frames(n_samples: int) -> int:
+    """Mel frames that hold a clip of so many samples."""
+    return max(FEWEST_FRAMES, -(-n_samples // HOP_LENGTH))
+
+
+def n_audio_tokens(n_frames: int) -> int:
+    """How many embeddings the encoder makes of `n_frames` mel frames: stride 2, then pooling by 2."""
+    return ((n_frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,8 @@ def log_mel(processor: Qwen2AudioProcessor, clips: Sequence[Samples]) -> Mel:
     longest = max(len(clip) for clip in clips)
     if longest > N_SAMPLES:
         raise AudioTooLong(f"a clip of {longest / SAMPLE_RATE:.1f} s exceeds the encoder's window of {WINDOW_S} s")
-    # Two audio tokens need seven frames; anything shorter is heard as followed by silence.
-    n_frames = [max(7, -(-len(clip) // HOP_LENGTH)) for clip in clips]
-    width = min(N_FRAMES, max(n_frames) + _CONVOLUTION_REACH)
+    n_frames = [n_mel_frames(len(clip)) for clip in clips]
+    width = min(N_FRAMES, max(n_frames) + CONVOLUTION_REACH)
     extractor = processor.feature_extractor
     # Centred STFT frames see half a window past their centre, so silence is appended before, not after.
     n_samples = min(N_SAMPLES, width * HOP_LENGTH + extractor.n_fft)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compress.errors import LanguageError
 from compress.prompt import LANGUAGES
+from serve.errors import UnknownModel
 
 if TYPE_CHECKING:
     from compress.audio import Samples
@@ -85,6 +86,18 @@ class ModelInfo:
         """Raises `LanguageError` for a language that it was not made for, and would write nonsense in."""
         if to_language not in self.languages:
             raise LanguageError(f"model {self.name!r} translates into {', '.join(self.languages)}, not {to_language!r}")
+
+
+def find_model(models: Sequence[ModelInfo], name: str) -> ModelInfo:
+    """The model of that name among those that are loaded.
+
+    Raises:
+        UnknownModel: there is none.
+    """
+    for model in models:
+        if model.name == name:
+            return model
+    raise UnknownModel(f"no model {name!r} is loaded; loaded: {', '.join(model.name for model in models)}")
 
 
 class Translator(Protocol):

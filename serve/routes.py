@@ -21,7 +21,6 @@ from compress.prompt import language
 from serve import engine, messages, openapi
 from serve.call import Call
 from serve.captions import srt, vtt
-from serve.errors import UnknownModel
 from serve.form import TranslationForm, read_form
 from serve.gate import Gate
 from serve.interpreter import Passage, interpret
@@ -60,12 +59,10 @@ async def translate(request: Request) -> Response:
         form, file = await read_form(request)
     call.progress()
     call.to_language = form.to_language or service.settings.to_language
-    loaded = {model.name: model for model in service.engine.models}
     try:
-        if form.model not in loaded:
-            raise UnknownModel(f"no model {form.model!r} is loaded; loaded: {', '.join(loaded)}")
+        model = engine.find_model(service.engine.models, form.model)
         call.model = form.model
-        loaded[form.model].check_language(call.to_language)
+        model.check_language(call.to_language)
     except KompaktError:
         file.close()
         raise

@@ -9,8 +9,7 @@ from compress.checkpoint import Checkpoint
 from compress.errors import AudioTooLong, CheckpointError
 from compress.prompt import language
 from compress.weights.size import measure
-from serve.engine import ModelInfo, Request
-from serve.errors import UnknownModel
+from serve.engine import ModelInfo, Request, find_model
 
 
 def by_name(checkpoints: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
@@ -43,11 +42,9 @@ def check(request: Request, models: Sequence[ModelInfo]) -> None:
     Raises:
         UnknownModel, LanguageError, AudioTooLong: it cannot.
     """
-    loaded = {model.name: model for model in models}
-    if request.model not in loaded:
-        raise UnknownModel(f"no model {request.model!r} is loaded; loaded: {', '.join(loaded)}")
+    model = find_model(models, request.model)
     language(request.to_language)
-    loaded[request.model].check_language(request.to_language)
+    model.check_language(request.to_language)
     if len(request.samples) > N_SAMPLES:
         seconds = len(request.samples) / SAMPLE_RATE
         raise AudioTooLong(f"the audio is {seconds:.1f} s long; the limit is {WINDOW_S} s")

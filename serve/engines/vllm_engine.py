@@ -19,7 +19,7 @@ import numpy as np
 from compress import doctor
 from compress.audio import HOP_LENGTH, SAMPLE_RATE, WINDOW_S, Samples
 from compress.checkpoint import ADAPTER_CONFIG, Checkpoint, read_object
-from compress.decoding import n_audio_tokens
+from compress.decoding import FEWEST_FRAMES, n_audio_tokens
 from compress.errors import CheckpointError
 from compress.prompt import END_OF_TURN, LANGUAGES, translation
 from serve.engine import ModelInfo, Request, Result, Timings
@@ -38,7 +38,7 @@ _QUIET: Final = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 _OURS: Final = ("model", "tokenizer", "max_num_seqs", "trust_remote_code", "enable_lora", "max_lora_rank")
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 _END_S: Final = 10.0  # for vLLM's processes to end by themselves
-_FEWEST_SAMPLES: Final = 7 * HOP_LENGTH  # two audio tokens; anything shorter is heard as followed by silence
+_FEWEST_SAMPLES: Final = FEWEST_FRAMES * HOP_LENGTH
 
 
 class VllmEngine:

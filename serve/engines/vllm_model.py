@@ -27,16 +27,14 @@ from vllm.model_executor.models.qwen2_audio import (
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from compress.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, WINDOW_S
-from compress.decoding import Mel, n_audio_tokens, run_tower
+from compress.audio import N_FRAMES, SAMPLE_RATE, WINDOW_S
+from compress.decoding import CONVOLUTION_REACH, Mel, n_audio_tokens, n_mel_frames, run_tower
 from compress.prompt import LANGUAGES, translation
 from compress.weights.key_layout import SPELLINGS
 
 _SPOKEN: Final = "en"
 # Of what is encoded together, padding may be this share.
 _PADDING: Final = 0.2
-# Two convolutions of width 3 look two frames past the last valid one.
-_REACH: Final = 2
 
 _wanted: ContextVar[str] = ContextVar("target language of the request that this task serves", default="")
 
@@ -85,7 +83,7 @@ class Qwen2Audio(Qwen2AudioForConditionalGeneration, SupportsLoRA, SupportsTrans
         embedded: dict[int, Tensor] = {}
         for group in groups(n_frames):
             lengths = [n_frames[i] for i in group]
-            width = min(N_FRAMES, max(lengths) + _REACH)
+            width = min(N_FRAMES, max(lengths) + CONVOLUTION_REACH)
             mel = Mel(torch.stack([features[i][..., :width] for i in group]), lengths)
             for i, encoded in zip(group, run_tower(self.audio_tower, mel), strict=True):
                 embedded[i] = self.multi_modal_projector(encoded)
@@ -138,7 +136,7 @@ class Qwen2Audio(Qwen2AudioForConditionalGeneration, SupportsLoRA, SupportsTrans
         """Of a clip of so many seconds."""
         del model_config
         n_samples = int(min(audio_duration_s, WINDOW_S) * stt_config.sample_rate)
-        return n_audio_tokens(max(7, -(-n_samples // HOP_LENGTH)))
+        return n_audio_tokens(n_mel_frames(n_samples))
 
 
 def groups(n_frames: list[int]) -> list[list[int]]:

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 
 from compress.errors import KompaktError
 from serve.call import Call
-from serve.errors import InvalidField, QueueFull, UnknownModel
+from serve.engine import find_model
+from serve.errors import InvalidField, QueueFull
 from serve.ledger import Ledger
 from serve.live.conversation import Conversation
 from serve.live.policies import POLICIES, Pace
@@ -109,13 +110,12 @@ def _read_query(websocket: WebSocket, service: Service) -> tuple[str, Pace]:
         InvalidField, UnknownModel: they cannot be had.
     """
     query = dict(websocket.query_params)
-    names = ", ".join(model.name for model in service.engine.models)
     if strays := query.keys() - {"model", "policy"}:
         raise InvalidField(min(strays), f"unknown query parameter {min(strays)!r}; known: model, policy")
     if "model" not in query:
+        names = ", ".join(model.name for model in service.engine.models)
         raise InvalidField("model", f"the query parameter 'model' is missing; loaded: {names}")
-    if query["model"] not in [model.name for model in service.engine.models]:
-        raise UnknownModel(f"no model {query['model']!r} is loaded; loaded: {names}")
+    find_model(service.engine.models, query["model"])
     policy = query.get("policy", service.settings.live_policy)
     if policy not in POLICIES:
         raise InvalidField("policy", f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")

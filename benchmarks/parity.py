@@ -132,13 +132,14 @@ def _translated(
 ) -> list[Said]:
     """What an engine makes of clips, in a process of its own: vLLM loads its plugins once in each."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        1, mp_context=spawn, initializer=os.environ.update, initargs=(environment or {},)
-    ) as process:
-        return process.submit(_translate, engine, checkpoint, requests).result()
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        return process.submit(_translate, engine, checkpoint, requests, environment or {}).result()
 
 
-def _translate(engine: str, directory: Path, requests: Sequence[tuple[Samples, str]]) -> list[Said]:
+def _translate(
+    engine: str, directory: Path, requests: Sequence[tuple[Samples, str]], environment: Mapping[str, str]
+) -> list[Said]:
+    os.environ.update(environment)  # before vLLM is imported, and for the processes that it starts
     checkpoint = Checkpoint.open(directory)
     return asyncio.run(_all(_engine(engine, checkpoint), checkpoint.name, requests))
 

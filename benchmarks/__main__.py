@@ -21,10 +21,10 @@ from benchmarks import (
     paper,
     parity,
     record,
-    report,
     search,
     soak,
 )
+from benchmarks.reports import page
 from compress.errors import KompaktError
 
 
@@ -46,7 +46,7 @@ PROGRAMS: Final[dict[str, tuple[Program, str]]] = {
     "long-audio": (long_audio, "an hour of speech in one request: when its text begins, and what memory it takes"),
     "paper": (paper, "the paper's tables with the pocket model"),
     "parity": (parity, "vLLM against the embedded engine: the same texts from every form of checkpoint"),
-    "results": (report, "writes RESULTS.md from all rows"),
+    "results": (page, "writes RESULTS.md from all rows"),
     "search": (search, "the layer search as published, batched, and ours"),
     "soak": (soak, "thousands of requests to the server, some of them bad, and what they leave behind"),
 }

@@ -1,6 +1,6 @@
 """`python -m benchmarks live`: what live translation costs in quality and in waiting, and how many speakers fit.
 
-Talks are made of the pocket corpus' report clips, with pauses (`benchmarks/talk.py`), and scored by OmniSTEval
+Talks are made of the pocket corpus' report clips, with pauses (`benchmarks/traffic/talk.py`), and scored by OmniSTEval
 (`benchmarks/simultaneous.py`), under both policies of `serve.live`:
 
 - `offline`: every sentence by itself, cut where it really begins and ends, which live translation cannot know;
@@ -32,10 +32,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import speakers
-from benchmarks.server_process import serving
 from benchmarks.simultaneous import Emission, evaluate, scorer
-from benchmarks.talk import CHUNK_S, Talk, talk
+from benchmarks.traffic import speakers
+from benchmarks.traffic.server_process import serving
+from benchmarks.traffic.talk import CHUNK_S, Talk, talk
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES

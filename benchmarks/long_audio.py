@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import serve
-from benchmarks.server_process import ServerProcess, serving
+from benchmarks.traffic.server_process import ServerProcess, serving
 from compress.audio import SAMPLE_RATE, Samples, decode
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError

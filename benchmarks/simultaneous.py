@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from benchmarks.talk import Talk
+from benchmarks.traffic.talk import Talk
 from compress.errors import RecipeError
 from compress.score import corpus_scores
 

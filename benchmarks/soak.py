@@ -28,8 +28,8 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 import serve
-from benchmarks.crowd import IDLE_S, MAX_UPLOAD_BYTES, Crowd, Tally, Wish
-from benchmarks.server_process import ServerProcess, serving
+from benchmarks.traffic.crowd import IDLE_S, MAX_UPLOAD_BYTES, Crowd, Tally, Wish
+from benchmarks.traffic.server_process import ServerProcess, serving
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES

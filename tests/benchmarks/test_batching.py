@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
 from benchmarks.__main__ import main
+from benchmarks.reports import page
 
 
 def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,9 +28,9 @@ def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.Captur
     assert all(
         each["clips_per_s"] > 0 < each["first_text_s"]["p50"] <= each["first_text_s"]["p95"] for each in (one, three)
     )
-    page = report.render(tmp_path)
-    assert f"| 3 | {three['ratio']['median']:.2f} (" in page
-    assert "`python -m benchmarks batching` at" in page
+    text = page.render(tmp_path)
+    assert f"| 3 | {three['ratio']['median']:.2f} (" in text
+    assert "`python -m benchmarks batching` at" in text
 
 
 @pytest.mark.parametrize(

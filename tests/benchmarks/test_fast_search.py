@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.report import render
+from benchmarks.reports.page import render
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
 from benchmarks.__main__ import main
+from benchmarks.reports import page
 
 
 @pytest.mark.slow
@@ -32,9 +32,9 @@ def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.Captur
         assert talks[policy, "paced"]["laal_ca_s"] > talks[policy, "paced"]["laal_cu_s"]
     assert talks["segment", "simulated"]["laal_cu_s"] > talks["agreement", "simulated"]["laal_cu_s"]
     assert [(one["policy"], one["speakers"]) for one in row["crowds"]] == [("segment", 2), ("agreement", 2)]
-    page = report.render(tmp_path)
-    assert "## Live translation" in page
-    assert "| Chinese | agreement, paced | " in page
+    text = page.render(tmp_path)
+    assert "## Live translation" in text
+    assert "| Chinese | agreement, paced | " in text
 
 
 @pytest.mark.parametrize(

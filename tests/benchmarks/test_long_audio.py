@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report
 from benchmarks.__main__ import main
+from benchmarks.reports import page
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_every_sentence_is_found_and_text_begins_before_the_end(row: dict[str, A
 @pytest.mark.slow
 def test_the_row_is_rendered(row: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "long-audio.jsonl").write_text(json.dumps(row) + "\n")
-    text = report.render(tmp_path)
+    text = page.render(tmp_path)
     assert "pocket into German" in text
     assert "| 0.7 min, 0.1 MB | " in text
     assert "- `python -m benchmarks long-audio` at " in text

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
 from benchmarks.__main__ import main
+from benchmarks.reports import page
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_the_page_says_how_many_are_the_same(tmp_path: Path) -> None:
         "own_class": {"first_text": ratio, "total": ratio, "same": 6, "of": 6},
     }
     (tmp_path / "parity.jsonl").write_text(json.dumps(row) + "\n")
-    page = report.render(tmp_path)
-    assert "| nf4 | 26.6 | 5 of 6 |" in page
-    assert "the first text comes 4.00 (3.00–5.00) times later" in page
+    text = page.render(tmp_path)
+    assert "| nf4 | 26.6 | 5 of 6 |" in text
+    assert "the first text comes 4.00 (3.00–5.00) times later" in text

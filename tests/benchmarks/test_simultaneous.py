@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.simultaneous import Emission, evaluate, hypothesis
-from benchmarks.talk import Sentence, Talk
+from benchmarks.traffic.talk import Sentence, Talk
 from compress.audio import SAMPLE_RATE
 from compress.errors import RecipeError
 

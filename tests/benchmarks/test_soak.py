@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report
 from benchmarks.__main__ import main
-from benchmarks.crowd import Crowd, Wish
+from benchmarks.reports import page
+from benchmarks.traffic.crowd import Crowd, Wish
 from tests.serve.servers import ScriptedTranslator, running, settings_for_tests
 
 EXAMPLE = Path(__file__).parents[2] / "serve" / "examples" / "daily_bed_sheets.flac"
@@ -42,7 +42,7 @@ def test_nothing_is_lost_wrong_or_left(row: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_the_row_is_rendered(row: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "soak.jsonl").write_text(json.dumps(row) + "\n")
-    text = report.render(tmp_path)
+    text = page.render(tmp_path)
     assert f"| 200 | 16 | {row['seen']['answered']} | 0 | 0 |" in text
     assert "the server exited with 0." in text
     assert "- `python -m benchmarks soak` at " in text

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks import paper_report
-from benchmarks.markdown import table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from compress.prompt import LANGUAGES
 
-RESULTS: Final = ("talks", "crowds", "sentences")  # what a row found; the rest are settings
+FOUND: Final = ("talks", "crowds", "sentences")  # what a row found; the rest are settings
 
 _HEAD: Final = """\
 ## Live translation
@@ -31,8 +31,12 @@ _LAGS: Final = {
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The section; empty if there are no rows."""
-    return "\n".join([_HEAD, *map(_measured, rows)]) if rows else ""
+    """The section.
+
+    Args:
+        rows: of `benchmarks.live`, at least one.
+    """
+    return "\n".join([_HEAD, *map(_measured, rows)])
 
 
 def _measured(row: Row) -> str:
@@ -42,8 +46,7 @@ def _measured(row: Row) -> str:
     )
     columns = ["talk", "policy", "BLEU", "chrF", *(f"{name} (s)" for name in _LAGS.values())]
     signatures = dict.fromkeys(
-        f"- {score['metric']}, {paper_report.LANGUAGES[score['language']]}, {score['n']} sentences: "
-        f"`{score['signature']}`"
+        f"- {score['metric']}, {LANGUAGES[score['language']].name}, {score['n']} sentences: `{score['signature']}`"
         for talk in row["talks"]
         for score in talk["scores"]
     )
@@ -66,7 +69,7 @@ def _measured(row: Row) -> str:
 def _talk(talk: dict[str, Any]) -> list[str]:
     how = "" if talk["policy"] == "offline" else f", {talk['how']}"
     return [
-        paper_report.LANGUAGES[talk["language"]],
+        LANGUAGES[talk["language"]].name,
         talk["policy"] + how,
         *("{value:.1f} ({low:.1f}–{high:.1f})".format(**score) for score in talk["scores"]),
         *("" if name not in talk else f"{talk[name]:.2f}" for name in _LAGS),

@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 
 from benchmarks.simultaneous import Emission
-from benchmarks.talk import CHUNK_S
+from benchmarks.traffic.talk import CHUNK_S
 from compress.errors import RecipeError
 from serve.live.policies import Policy
 from serve.live.route import LIVE

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.markdown import table
-from benchmarks.paper_report import LANGUAGES
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from compress.prompt import LANGUAGES
+
+FOUND: Final = ("before_mb", "recordings")  # what a row found; the rest are settings
 
 _HEAD: Final = """\
 ## Long recordings
@@ -26,7 +29,7 @@ _COLUMNS: Final = (
 )
 
 
-def render(rows: list[Row]) -> str:
+def render(rows: Sequence[Row]) -> str:
     """The section.
 
     Args:
@@ -49,5 +52,5 @@ def _measured(row: Row) -> str:
         ]
         for one in row["recordings"]
     ]
-    title = f"{row['model']['name']} into {LANGUAGES[row['language']]}, {row['before_mb']:.0f} MB beforehand:\n"
+    title = f"{row['model']['name']} into {LANGUAGES[row['language']].name}, {row['before_mb']:.0f} MB beforehand:\n"
     return "\n".join([title, table(list(_COLUMNS), lines), ""])

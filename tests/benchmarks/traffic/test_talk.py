@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.talk import CHUNK_S, Sentence, Talk, talk
+from benchmarks.traffic.talk import CHUNK_S, Sentence, Talk, talk
 from compress.audio import SAMPLE_RATE
 from compress.errors import RecipeError
 from serve.live.pcm import RATE, PcmStream, decode_pcm

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import paper_report, paper_tables, record, report
+from benchmarks import paper_tables, record
 from benchmarks.__main__ import main
 from benchmarks.paper_tables import PaperTable
+from benchmarks.reports import page, paper
 from benchmarks.rows import Row, latest
 
 PAPER = paper_tables.load()
@@ -36,8 +37,7 @@ def known(*listed: Row) -> dict[tuple[str, str], Row]:
 
 
 def section(table: PaperTable, *listed: Row) -> str:
-    paper = PAPER.model_copy(update={"tables": (table,)})
-    return paper_report.render(paper, known(*listed)).partition("### ")[2]
+    return paper.render(PAPER.model_copy(update={"tables": (table,)}), known(*listed)).partition("### ")[2]
 
 
 FOUR = [
@@ -49,7 +49,7 @@ FOUR = [
 
 
 def test_the_page_is_what_the_rows_render_to() -> None:
-    assert report.PAGE.read_text(encoding="utf-8") == report.render(record.RESULTS), "run `make results`"
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(record.RESULTS), "run `make results`"
 
 
 def test_the_command_writes_the_page_and_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_the_search_split_is_told_apart_from_the_report() -> None:
 
 
 def test_comet_is_the_papers_alone() -> None:
-    text = report.render(record.RESULTS)
+    text = page.render(record.RESULTS)
     assert "our COMET" not in text
     for line in text.splitlines():
         if line.startswith("| searched by COMET"):
@@ -132,8 +132,8 @@ def test_our_comet_has_a_column_where_any_row_has_it() -> None:
 
 
 def test_the_page_says_whose_comet_it_is() -> None:
-    assert "COMET is the paper's alone" in paper_report.render(PAPER, known(*FOUR))
-    assert "which its signature names" in paper_report.render(PAPER, known(row("x", "y", 1, 2, 3)))
+    assert "COMET is the paper's alone" in paper.render(PAPER, known(*FOUR))
+    assert "which its signature names" in paper.render(PAPER, known(row("x", "y", 1, 2, 3)))
 
 
 def test_the_last_row_of_the_same_settings_counts() -> None:
@@ -169,7 +169,7 @@ def test_searches_and_the_encoder_have_their_tables(tmp_path: Path) -> None:
     encoder = circumstances | {"model": {"name": "pocket"}, "device": "cpu", "dtype": "float32", "repeats": 20}
     for name, one in {"search": search, "encoder": encoder | {"clips": [clip]}}.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(one) + "\n")
-    text = report.render(tmp_path)
+    text = page.render(tmp_path)
     assert "pocket, daily into German, 40 utterances:" in text
     assert "| exact | 5 8 | 74.03 | 1,030 of 1,080 | 18.95 (17.50–20.00) |" in text
     assert "| 5 s | 8.72 | 7.18 (6.65–7.57) | 7.18 (6.65–7.57) | 9e-06 |" in text

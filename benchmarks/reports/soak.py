@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.markdown import table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+
+FOUND: Final = ("seen",)  # what a row found; the rest are settings
 
 _HEAD: Final = """\
 ## Thousands of requests, some of them bad
@@ -27,13 +30,13 @@ _COLUMNS: Final = (
 )
 
 
-def render(soaks: list[Row]) -> str:
+def render(rows: Sequence[Row]) -> str:
     """The section.
 
     Args:
-        soaks: rows of `benchmarks.soak`, at least one.
+        rows: of `benchmarks.soak`, at least one.
     """
-    return "\n".join([_HEAD, table(list(_COLUMNS), list(map(_line, soaks))), "", *map(_misbehaved, soaks), ""])
+    return "\n".join([_HEAD, table(list(_COLUMNS), list(map(_line, rows))), "", *map(_misbehaved, rows), ""])
 
 
 def _line(row: Row) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
-from benchmarks.markdown import table
 from benchmarks.paper_tables import Language, Paper, PaperTable
 from benchmarks.paper_tables import Row as PaperRow
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
 
-LANGUAGES: Final[dict[Language, str]] = {"de": "German", "zh": "Chinese"}
+_LANGUAGES: Final[dict[Language, str]] = {"de": "German", "zh": "Chinese"}
 _TEACHER: Final = "full fine-tuning"
 _MISSING: Final = "–"
 
@@ -50,7 +50,7 @@ def _section(paper: Paper, one: PaperTable, known: Known) -> str:
     parts = [f"### {one.name}: {one.title}\n"]
     if one.note:
         parts.append(f"{one.note}\n")
-    for language, name in LANGUAGES.items():
+    for language, name in _LANGUAGES.items():
         parts += [f"**{name}**\n", _table(paper, one, language, known), ""]
         parts += [f"{sentence}\n" for sentence in _sentences(paper, one, language, known)]
     return "\n".join(parts)
@@ -167,7 +167,7 @@ def _searched(row: PaperRow, language: Language, known: Known) -> Iterator[str]:
 def _signatures(known: Known) -> str:
     """How our scores were computed, each once."""
     lines = dict.fromkeys(
-        f"- {one['metric']}, {LANGUAGES[one['language']]}, {one['n']} sentences: `{one['signature']}`"
+        f"- {one['metric']}, {_LANGUAGES[one['language']]}, {one['n']} sentences: `{one['signature']}`"
         for row in known.values()
         for one in row["scores"]
         if not one["group"]

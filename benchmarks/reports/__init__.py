@@ -1,0 +1,1 @@
+"""RESULTS.md: a section a benchmark, each from its rows."""

@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint lock pocket paper results comet vllm clean venv venv-demo venv-vllm debian
+.PHONY: help demo test test-vllm lint lock pocket paper bench results comet vllm clean venv venv-demo venv-vllm debian
 .NOTPARALLEL:
 
 help: ## show this list
@@ -34,7 +34,12 @@ pocket: venv ## rebuild the pocket model
 paper: venv ## repeat the paper's tables with the pocket model, about three hours on two cores; goes on where it was stopped
 	.venv/bin/python -m benchmarks paper
 
-results: venv ## write benchmarks/RESULTS.md from all results
+bench: venv ## measure what a buyer would ask for, in about 15 minutes on two cores that do nothing else
+	for name in footprint speed-of-light quality latency load peers; do \
+		.venv/bin/python -m benchmarks $$name || exit; \
+	done
+
+results: venv ## write benchmarks/RESULTS.md and its figures from all results
 	.venv/bin/python -m benchmarks results
 
 comet: ## install COMET beside the rest, in .venv-comet (Python 3.11 or 3.12)

@@ -26,24 +26,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from compress import dataset, model
+from benchmarks import forms
+from compress import dataset
 from compress.audio import Samples
-from compress.checkpoint import POCKET, Checkpoint
+from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES
 from compress.recipe import Data
-from compress.weights import storage
-from compress.weights.storage import Form
 from serve.engine import Request, Result, Translator
 
 CLIPS: Final = 50
 _DOMAIN: Final = "daily"
-_REMOVED: Final = (5, 8)
-_STUDENT: Final = POCKET.with_name("students") / "pocket-setup2-de-export"
+_FORMS: Final[dict[str, forms.Make]] = {
+    "pocket": forms.pocket,
+    "pruned": forms.without(5, 8),
+    "merged": forms.merged,
+    "nf4": forms.nf4_decoder,
+}
 _MAX_NEW_TOKENS: Final = 120
 # plugins that vLLM loads when its own class is to be used
 _WITHOUT_OURS: Final = {"VLLM_PLUGINS": "bitsandbytes"}
@@ -92,39 +94,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 own_class = _waits(stock, ours) | {"same": _n_same(stock, ours), "of": len(ours)}
     _print(numbers, own_class)
     return {"clips": len(clips), "domain": _DOMAIN, "checkpoints": numbers, "own_class": own_class}
-
-
-def _whole(directory: Path) -> Checkpoint:
-    del directory
-    return Checkpoint.open(POCKET)
-
-
-def _pruned(directory: Path) -> Checkpoint:
-    pocket = Checkpoint.open(POCKET)
-    network = pocket.load_model("cpu", torch.bfloat16)
-    model.remove_layers(network, decoder=_REMOVED)
-    model.save(network, pocket.load_processor(), directory)
-    storage.write_lineage(directory, pocket.descend("pruned", {"stage": "prune"}))
-    return Checkpoint.open(directory)
-
-
-def _merged(directory: Path) -> Checkpoint:
-    """The shipped student, which is in nf4 with an adapter, in plain bf16."""
-    return _rewritten(_STUDENT, directory, Form(None, torch.bfloat16, merge=True))
-
-
-def _nf4(directory: Path) -> Checkpoint:
-    return _rewritten(POCKET, directory, Form("decoder", torch.bfloat16))
-
-
-def _rewritten(source: Path, directory: Path, form: Form) -> Checkpoint:
-    before = Checkpoint.open(source)
-    storage.rewrite(before, directory, form)
-    storage.write_lineage(directory, before.descend(directory.name, {"stage": "export"}))
-    return Checkpoint.open(directory)
-
-
-_FORMS: Final = {"pocket": _whole, "pruned": _pruned, "merged": _merged, "nf4": _nf4}
 
 
 def _translated(

@@ -194,9 +194,18 @@ def _numbers(found: Mapping[str, Sequence[Found]]) -> dict[str, Any]:
             "scores": [round_.chosen.score for round_ in repeats[0].rounds],
             "decoded": decoded,
             "of": sum(len(each.hypotheses) for each in evaluations),
+            # what the picture of the search is drawn from: layer, score if it was not given up, bound
+            "candidates": [
+                [[each.layer, each.score, _finite(each.bound)] for each in round_.evaluations]
+                for round_ in repeats[0].rounds
+            ],
             "times_faster_than": {name: _ratios(other, repeats) for name, other in found.items() if name != mode},
         }
     return numbers
+
+
+def _finite(bound: float) -> float | None:
+    return round(bound, 2) if math.isfinite(bound) else None
 
 
 def _ratios(slow: Sequence[Found], fast: Sequence[Found]) -> dict[str, float]:

@@ -59,12 +59,17 @@ def language(code: str) -> Language:
         raise LanguageError(f"unsupported target language {code!r}; supported: {', '.join(LANGUAGES)}") from None
 
 
+def instruction(code: str) -> str:
+    """What the model is told to do."""
+    return f"Translate the English speech into {language(code).name}:"
+
+
 def translation(code: str, style: Style = "instruct") -> Prompt:
     """The prompt that asks for a translation of English speech into language `code`."""
-    instruction = f"Translate the English speech into {language(code).name}:"
+    asked = instruction(code)
     if style == "base":
-        return Prompt(before="<|audio_bos|>", after=f"<|audio_eos|>{instruction}")
+        return Prompt(before="<|audio_bos|>", after=f"<|audio_eos|>{asked}")
     return Prompt(
         before=f"<|im_start|>system\n{SYSTEM}{END_OF_TURN}\n<|im_start|>user\nAudio 1: <|audio_bos|>",
-        after=f"<|audio_eos|>\n{instruction}{END_OF_TURN}\n<|im_start|>assistant\n",
+        after=f"<|audio_eos|>\n{asked}{END_OF_TURN}\n<|im_start|>assistant\n",
     )

@@ -1,17 +1,40 @@
-"""`python -m benchmarks results`: RESULTS.md, written from the rows in `results/` and the paper's figures."""
+"""`python -m benchmarks results`: RESULTS.md and its figures, from the rows in `results/` and the paper's own."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from benchmarks import paper_tables, record, rows
-from benchmarks.reports import batching, encoder, fast_search, live, long_audio, paper, parity, search, soak
+from benchmarks.reports import (
+    batching,
+    encoder,
+    fast_search,
+    figures,
+    latency,
+    live,
+    load,
+    long_audio,
+    paper,
+    parity,
+    peers,
+    quality,
+    search,
+    soak,
+)
 from benchmarks.rows import Row
 
 PAGE: Final = record.RESULTS.with_name("RESULTS.md")
+FIGURES: Final = "figures"
+
+_PICTURES: Final = {
+    "size-quality": "Size and quality of every stage of the setups; dotted, what nothing smaller beats",
+    "callers": "Waiting and throughput as callers grow more",
+    "request": "Where the time of one request goes",
+    "layers": "Scores without each layer, round after round",
+}
 
 _HEAD: Final = """\
 # Results
@@ -34,6 +57,10 @@ class Section(Protocol):
 
 # in the page's order, by the name that the rows' file has, too
 SECTIONS: Final[dict[str, Section]] = {
+    "quality": quality,
+    "peers": peers,
+    "latency": latency,
+    "load": load,
     "search": search,
     "fast-search": fast_search,
     "encoder": encoder,
@@ -52,30 +79,55 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
     """Writes the page; there are no rows to keep."""
-    options.page.write_text(render(options.results), encoding="utf-8")
+    drawn = draw(options.results, options.page.parent / FIGURES)
+    options.page.write_text(render(options.results, drawn), encoding="utf-8")
     print(options.page)
     return ()
 
 
-def render(results: Path) -> str:
+def draw(results: Path, folder: Path) -> list[str]:
+    """Draws what the page shows.
+
+    Args:
+        results: directory of the rows.
+        folder: of the figures.
+
+    Returns:
+        Names of those whose rows are there.
+    """
+    papers = rows.by_stage(rows.read(results / "paper.jsonl"))
+    loads, searches = (_shown(results, name) for name in ("load", "search"))
+    drawn = {
+        "size-quality": figures.size_and_quality(papers, folder / "size-quality.svg"),
+        "callers": figures.waits_and_callers(loads, folder / "callers.svg"),
+        "layers": figures.layers(searches, folder / "layers.svg"),
+    }
+    return [name for name, done in drawn.items() if done]
+
+
+def render(results: Path, drawn: Collection[str] = ()) -> str:
     """The page.
 
     Args:
         results: directory of the rows.
+        drawn: figures that there are.
     """
     papers = rows.by_stage(rows.read(results / "paper.jsonl"))
-    shown = {
-        name: found
-        for name, section in SECTIONS.items()
-        if (found := rows.latest(rows.read(results / f"{name}.jsonl"), *section.FOUND))
-    }
+    shown = {name: found for name in SECTIONS if (found := _shown(results, name))}
+    pictures = [f"![{text}]({FIGURES}/{name}.svg)\n" for name, text in _PICTURES.items() if name in drawn]
     parts = [
         _HEAD,
+        *pictures,
         paper.render(paper_tables.load(), papers),
         *(SECTIONS[name].render(found) for name, found in shown.items()),
         _circumstances([*papers.values(), *(row for found in shown.values() for row in found)]),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _shown(results: Path, name: str) -> list[Row]:
+    """The rows of a benchmark that count."""
+    return rows.latest(rows.read(results / f"{name}.jsonl"), *SECTIONS[name].FOUND)
 
 
 def _circumstances(shown: list[Row]) -> str:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket
 from tempfile import TemporaryFile
 from typing import IO, Final
 
+import httpx
 import psutil
 
 from benchmarks import record
 from compress.errors import RecipeError
 
 _READY: Final = "ready at "
+_START_S: Final = 300
 _STOP_S: Final = 120
 
 
@@ -39,13 +43,18 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(model: Path, *flags: str) -> Iterator[ServerProcess]:
+def serving(model: Path, *flags: str, python: Path = Path(sys.executable)) -> Iterator[ServerProcess]:
     """Starts a server without the page on a free port, waits until it is ready, and stops it in order.
+
+    Args:
+        model: a checkpoint's directory.
+        flags: of `python -m serve`.
+        python: of the environment that it runs in.
 
     Raises:
         RecipeError: it does not start.
     """
-    command = [sys.executable, "-m", "serve", "--no-page", "--port", "0", "--model", str(model), *flags]
+    command = [str(python), "-m", "serve", "--no-page", "--port", "0", "--model", str(model), *flags]
     # without the settings of a server that is not ours
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_")}
     with (
@@ -66,6 +75,55 @@ def serving(model: Path, *flags: str) -> Iterator[ServerProcess]:
             server.log = _read(log)
         finally:
             process.kill()
+
+
+@contextmanager
+def serving_vllm(python: Path, model: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Iterator[str]:
+    """Starts vLLM's own OpenAI-compatible server on a free port, waits until it is healthy; the address.
+
+    Args:
+        python: of the environment that it runs in.
+        model: a checkpoint's directory.
+        flags: of `vllm serve`.
+        environment: variables to set.
+
+    Raises:
+        RecipeError: it does not start.
+    """
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    # not the command `vllm`, which the distribution for CPUs does not have
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    with (
+        TemporaryFile("w+", encoding="utf-8") as log,
+        subprocess.Popen(
+            [*command, "--model", str(model), *flags],
+            cwd=record.ROOT,
+            env={**os.environ, **quiet, **environment},
+            stdout=log,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            _wait_until_healthy(url, process, log)
+            yield url
+            process.terminate()
+            process.wait(_STOP_S)
+        finally:
+            process.kill()
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: IO[str]) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(url + "/health", trust_env=False).is_success:
+                return
+        time.sleep(0.5)
+    raise RecipeError(f"vLLM's server did not start: {_read(log).strip()[-3000:]}")
 
 
 def _read(log: IO[str]) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _CELL: Final = (0.62, 0.42)
 _COLOURS: Final = "cividis"  # the same to those who see red and green alike
 # Matplotlib's defaults are black on nothing, which a dark page swallows; this grey is read on white and on black.
-_INK: Final = "#808080"
+INK: Final = "#808080"
 _GONE: Final = "#80808026"
 
 
@@ -62,8 +62,8 @@ def draw(rounds: Sequence[Round], metric: str, path: Path) -> None:
         _style(axes, lowest, highest, len(rounds))
         bar = figure.colorbar(mesh, ax=axes, label=metric)
         bar.outline.set_visible(False)
-        bar.ax.tick_params(colors=_INK)
-        bar.ax.yaxis.label.set_color(_INK)
+        bar.ax.tick_params(colors=INK)
+        bar.ax.yaxis.label.set_color(INK)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp")
         FigureCanvasSVG(figure)
@@ -89,7 +89,7 @@ def _label(axes: Axes, rounds: Sequence[Round], mesh: ScalarMappable) -> None:
             light = np.isfinite(value) and sum(mesh.to_rgba(np.array(value))[:3]) / 3 > 0.5
             ink = "black" if light else "white"
             if given_up:
-                axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor=f"{_INK}66", linewidth=0))
+                axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor=f"{INK}66", linewidth=0))
             if chosen:
                 inner = corner[0] + 0.05, corner[1] + 0.05
                 axes.add_patch(Rectangle(inner, 0.9, 0.9, fill=False, edgecolor=ink, linewidth=2))
@@ -103,8 +103,8 @@ def _style(axes: Axes, lowest: int, highest: int, n_rounds: int) -> None:
     axes.set_xticks(range(lowest, highest + 1))
     axes.set_yticks(range(1, n_rounds + 1))
     axes.invert_yaxis()
-    axes.set_xlabel("layer left out", color=_INK)
-    axes.set_ylabel("round", color=_INK)
-    axes.tick_params(colors=_INK, length=0)
+    axes.set_xlabel("layer left out", color=INK)
+    axes.set_ylabel("round", color=INK)
+    axes.tick_params(colors=INK, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

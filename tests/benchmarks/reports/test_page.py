@@ -48,15 +48,21 @@ FOUR = [
 ]
 
 
-def test_the_page_is_what_the_rows_render_to() -> None:
-    assert page.PAGE.read_text(encoding="utf-8") == page.render(record.RESULTS), "run `make results`"
+def test_the_page_is_what_the_rows_render_to(tmp_path: Path) -> None:
+    drawn = page.draw(record.RESULTS, tmp_path)
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(record.RESULTS, drawn), "run `make results`"
+    shown = page.PAGE.parent / page.FIGURES
+    assert sorted(file.stem for file in shown.iterdir()) == sorted(drawn)
+    for name in drawn:
+        file = f"{name}.svg"
+        assert (shown / file).read_text() == (tmp_path / file).read_text(), "run `make results`"
 
 
 def test_the_command_writes_the_page_and_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page, results = tmp_path / "RESULTS.md", tmp_path / "results"
-    assert main(["results", "--results", str(results), "--page", str(page)]) == 0
-    assert capsys.readouterr().out == f"{page}\n"
-    assert page.read_text().startswith("# Results\n")
+    file, results = tmp_path / "RESULTS.md", tmp_path / "results"
+    assert main(["results", "--results", str(results), "--page", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    assert file.read_text().startswith("# Results\n")
     assert not results.exists()
 
 

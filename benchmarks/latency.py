@@ -1,0 +1,155 @@
+"""`python -m benchmarks latency`: what one caller waits for, by length of the recording and form of the model.
+
+One server holds all forms.  A caller sends a recording, reads the stream to its end, and sends the next one; all forms
+get the same recording before the next one's turn, in turning order, so that a machine busy with something else slows
+all alike.  Of every form and length: the time to the first text, the time between two tokens after it, the time to the
+end, and the real-time factor, which is that over the length of the recording.
+
+What to expect.  Before the first text the server decodes the file, looks for speech, encodes it and reads the prompt:
+work that grows with the recording, of which a pruned decoder saves its share of the last part only.  Each token then
+reads all weights of the decoder once, so that its time falls with the layers: without a quarter of them to three
+quarters, and a fixed rest (the event loop, sampling, the layer-free ends of the model).  4-bit weights are unpacked
+for each use: on a CPU they are slower, not faster.  Recordings beyond a few seconds hold several sentences, which are
+translated one after the other and overlap; the first text then comes after the first of them.
+
+How.  Ratios are taken recording by recording to the first form, and their median and quartiles are given.  The pruned
+models were not trained again: what they say is nonsense and its length is its own, so compare times between tokens
+rather than times to the end.  Percentiles are of all recordings of a length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks import forms, spread
+from benchmarks.traffic import recordings
+from benchmarks.traffic.callers import Answer, calling
+from benchmarks.traffic.server_process import serving
+from compress.checkpoint import Checkpoint
+from compress.errors import RecipeError
+
+SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+RECORDINGS: Final = 8
+_TO: Final = "de"
+_FORMS: Final[dict[str, forms.Make]] = {
+    "pocket": forms.pocket,
+    "9-of-12-layers": forms.without(5, 6, 7),
+    "6-of-12-layers": forms.without(3, 4, 5, 6, 7, 8),
+    "student-qlora": forms.student,
+    "student-merged": forms.merged,
+}
+# what is compared between forms, and how a caller would call it
+MEASURED: Final = {"first_text_s": "first text", "token_s": "between tokens", "total_s": "whole text"}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's flags."""
+    parser.add_argument("--forms", nargs="+", choices=list(_FORMS), default=list(_FORMS), help="default: all")
+    seconds = " ".join(f"{one:g}" for one in SECONDS)
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=SECONDS, metavar="S", help=f"of each recording (default: {seconds})"
+    )
+    parser.add_argument(
+        "--recordings", type=int, default=RECORDINGS, metavar="N", help=f"of each length (default: {RECORDINGS})"
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures, prints a table, and returns the numbers.
+
+    Raises:
+        RecipeError: a flag's value cannot be meant, or the server does not start, or fails.
+    """
+    if min(options.seconds) <= 0 or options.recordings < 1:
+        raise RecipeError("each of --seconds must be more than 0, and --recordings at least 1")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        models = {name: _FORMS[name](folder / name) for name in options.forms}
+        first, *others = models.values()
+        more = [flag for one in others for flag in ("--model", str(one.path))]
+        server = stack.enter_context(serving(first.path, *more))
+        found = asyncio.run(_measure(server.url, models, options.seconds, options.recordings))
+        lengths = [_length(seconds, answers, options.forms) for seconds, answers in found.items()]
+        described = [{"name": name, "bytes": one.n_bytes} for name, one in models.items()]
+    _print(lengths, f"one caller, {options.recordings} recordings a length")
+    return {"language": _TO, "recordings": options.recordings, "forms": described, "lengths": lengths}
+
+
+async def _measure(
+    url: str, models: Mapping[str, Checkpoint], seconds: Sequence[float], n: int
+) -> dict[float, dict[str, list[Answer]]]:
+    """Answers by length and form, in the order of the recordings."""
+    found: dict[float, dict[str, list[Answer]]] = {one: {name: [] for name in models} for one in seconds}
+    async with calling(url) as callers:
+        with Progress() as progress:
+            task = progress.add_task("recordings", total=len(seconds) * (n + 1))
+            for length in seconds:
+                warm, *sent = recordings.of_length(length, n + 1, _TO)
+                for model in models.values():
+                    await callers.call(warm, model.name)
+                progress.advance(task)
+                for number, recording in enumerate(sent):
+                    turn = number % len(models)
+                    for name in [*models][turn:] + [*models][:turn]:
+                        found[length][name].append(await callers.call(recording, models[name].name))
+                    progress.advance(task)
+    return found
+
+
+def _length(seconds: float, answers: Mapping[str, Sequence[Answer]], names: Sequence[str]) -> dict[str, Any]:
+    """What the row keeps of a length."""
+    base = [_times(one) for one in answers[names[0]]]
+    listed = []
+    for name in names:
+        mine = [_times(one) for one in answers[name]]
+        listed.append(
+            {
+                "form": name,
+                "real_time_factor": spread.tails([one.total_s / seconds for one in answers[name]]),
+                "tokens": sum(one.n_tokens for one in answers[name]),
+                **{key: spread.tails(found) for key in MEASURED if (found := _values(mine, key))},
+                "to_first": {
+                    key: spread.quartiles(pairs)
+                    for key in MEASURED
+                    if (pairs := [a[key] / b[key] for a, b in zip(mine, base, strict=True) if key in a and key in b])
+                },
+            }
+        )
+    return {"seconds": seconds, "forms": listed}
+
+
+def _values(times: Sequence[Mapping[str, float]], key: str) -> list[float]:
+    return [one[key] for one in times if key in one]
+
+
+def _times(answer: Answer) -> dict[str, float]:
+    """A call's times in seconds; of a recording in which nothing was heard, only how long that took."""
+    times = {"total_s": answer.total_s}
+    if answer.first_text_s is not None:
+        times["first_text_s"] = answer.first_text_s
+        if answer.n_tokens > 1:
+            times["token_s"] = (answer.total_s - answer.first_text_s) / (answer.n_tokens - 1)
+    return times
+
+
+def _print(lengths: Sequence[Mapping[str, Any]], title: str) -> None:
+    columns = ["recording", "form", *(f"{name}, times the first's" for name in MEASURED.values()), "real-time factor"]
+    table = Table(*columns, title=title, title_justify="left")
+    for length in lengths:
+        for one in length["forms"]:
+            cells = [
+                "{median:.2f} ({low:.2f}–{high:.2f})".format(**one["to_first"][key]) if key in one["to_first"] else "–"
+                for key in MEASURED
+            ]
+            table.add_row(f"{length['seconds']:g} s", one["form"], *cells, f"{one['real_time_factor']['p50']:.3f}")
+    Console(width=140).print(table)

@@ -1,0 +1,261 @@
+"""`python -m benchmarks load`: what the server gives many callers, how soon, and when it begins to refuse.
+
+*Closed loop*: so many callers, each of whom waits for an answer before the next call.  It shows what the machine can
+do: throughput grows until the processor is busy, and from there on more callers only wait longer.  As nobody calls
+while he waits, it never shows an overload.  *Open loop*: calls come at random (a Poisson process), whether or not
+earlier ones are answered, as those of strangers do.  Rates are shares of the highest throughput of the closed loop
+in the same run: below it waiting times stay finite, and grow as 1 / (1 - share) at best; above it any queue grows
+without end, so that a server has to refuse.
+
+*Goodput* are answers that meet the objective: first text within a second, and the end before the recording could have
+been played twice.  *RTFx* are seconds of audio translated a second.  *Formats*: the same sentences as 16 kHz wav and
+as 48 kHz stereo mp3, which has to be decoded and resampled first.
+
+*Other tools*: vLLM's own benchmark of servers (`vllm bench serve --backend openai-audio`) and GuideLLM, where they are
+installed, call the same server with the same recordings, in turn with our callers: what they find, over what we find.
+Near 1 means that our figures are not of our own making.
+
+How.  All passes go through one server; there are more places than callers in the closed loop, and in the open loop
+callers are refused when it is full.  Closed-loop passes are repeated in turning order, and ratios taken repeat by
+repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, get_args
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks import spread
+from benchmarks.traffic import recordings, tools
+from benchmarks.traffic.callers import Answer, Bout, Callers, calling
+from benchmarks.traffic.recordings import Format, Recording
+from benchmarks.traffic.server_process import serving
+from compress.checkpoint import POCKET, Checkpoint
+from compress.errors import RecipeError
+
+CLIENTS: Final = (1, 2, 4, 8, 16, 32)
+SHARES: Final = (0.5, 0.8, 1.0, 1.5)
+RECORDINGS: Final = 32
+REPEATS: Final = 3
+FIRST_TEXT_S: Final = 1.0
+LENGTHS: Final = 2.0
+PLACES: Final = 16  # in the open loop
+_WITH_TOOLS: Final = 4  # callers
+_FORMAT_CLIENTS: Final = 8
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's flags."""
+    parser.add_argument("--model", type=Path, default=POCKET, metavar="DIR", help="checkpoint (default: pocket)")
+    clients = " ".join(map(str, CLIENTS))
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help=f"at once (default: {clients})"
+    )
+    shares = " ".join(map(str, SHARES))
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs="+",
+        default=SHARES,
+        metavar="X",
+        help=f"calls in the open loop, as shares of what the closed loop reaches (default: {shares})",
+    )
+    parser.add_argument(
+        "--recordings", type=int, default=RECORDINGS, metavar="N", help=f"a pass (default: {RECORDINGS})"
+    )
+    parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"of a pass (default: {REPEATS})")
+    parser.add_argument("--no-tools", action="store_true", help="leave out what other tools find")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures, prints tables, and returns the numbers.
+
+    Raises:
+        RecipeError: a flag's value cannot be meant, the server does not start, or a call fails.
+    """
+    if min(*options.clients, *options.shares, options.recordings, options.repeats) <= 0:
+        raise RecipeError("--clients, --shares, --recordings and --repeats must be more than 0")
+    checkpoint = Checkpoint.open(options.model)
+    with TemporaryDirectory() as folder, Progress() as progress:
+        load = Load(checkpoint, options.recordings, options.repeats, progress)
+        with serving(checkpoint.path, "--max-requests", str(max(64, *options.clients))) as server:
+            closed, formats = asyncio.run(load.closed(server.url, options.clients))
+            others = [] if options.no_tools else load.tools(server.url, Path(folder))
+        best_per_s = max(one["per_s"] for one in closed)
+        with serving(checkpoint.path, "--max-requests", str(PLACES)) as server:
+            opened = asyncio.run(load.opened(server.url, options.shares, best_per_s))
+    numbers = {"closed": closed, "formats": formats, "open": opened, "tools": others}
+    _print(numbers, f"{checkpoint.name}, {options.recordings} recordings, {options.repeats} repeats")
+    return {
+        "model": {"name": checkpoint.name, "bytes": checkpoint.n_bytes},
+        "recordings": options.recordings,
+        "repeats": options.repeats,
+        "places": PLACES,
+        "objective": {"first_text_s": FIRST_TEXT_S, "lengths": LENGTHS},
+        **numbers,
+    }
+
+
+class Load:
+    """All passes of one model over the same recordings."""
+
+    def __init__(self, checkpoint: Checkpoint, n_recordings: int, repeats: int, progress: Progress) -> None:
+        self._checkpoint = checkpoint
+        self._sent: dict[Format, list[Recording]] = {
+            one: recordings.single(n_recordings, audio_format=one) for one in get_args(Format)
+        }
+        self._repeats = repeats
+        self._progress = progress
+
+    async def closed(self, url: str, clients: Sequence[int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """What so many callers at once get, and what a format costs."""
+        passes: list[dict[int, Bout]] = []
+        formats: list[dict[Format, Bout]] = []
+        task = self._progress.add_task("closed loop", total=self._repeats * (len(clients) + len(self._sent)))
+        async with calling(url) as callers:
+            await self._pass(callers, "wav", 1, self._sent["wav"][:2])
+            for number in range(self._repeats):
+                found, of_format = {}, {}
+                for n_clients in clients if number % 2 else reversed(clients):
+                    found[n_clients] = await self._pass(callers, "wav", n_clients)
+                    self._progress.advance(task)
+                for name in self._sent if number % 2 else reversed(self._sent):
+                    of_format[name] = await self._pass(callers, name, _FORMAT_CLIENTS)
+                    self._progress.advance(task)
+                passes.append(found)
+                formats.append(of_format)
+        dear = spread.ratios([one["mp3"].per_s for one in formats], [one["wav"].per_s for one in formats])
+        listed = [_closed([one[n] for one in passes], [one[clients[0]] for one in passes], n) for n in clients]
+        return listed, {"clients": _FORMAT_CLIENTS, "mp3_to_wav": dear}
+
+    async def opened(self, url: str, shares: Sequence[float], best_per_s: float) -> list[dict[str, Any]]:
+        """What strangers get who call at these shares of the highest throughput."""
+        found = []
+        task = self._progress.add_task("open loop", total=len(shares) * self._repeats)
+        async with calling(url) as callers:
+            await self._pass(callers, "wav", 1, self._sent["wav"][:2])
+            for share in shares:
+                bouts = []
+                for seed in range(self._repeats):
+                    bouts.append(
+                        await callers.open_loop(self._sent["wav"], self._checkpoint.name, share * best_per_s, seed)
+                    )
+                    self._progress.advance(task)
+                found.append({"share": share, **_opened(bouts)})
+        return found
+
+    def tools(self, url: str, folder: Path) -> list[dict[str, Any]]:
+        """What other tools find with the same recordings, over what our callers find."""
+        found = []
+        for tool in tools.installed():
+            theirs: list[tools.Finding] = []
+            ours: list[Bout] = []
+            task = self._progress.add_task(tool.name, total=self._repeats)
+            for _ in range(self._repeats):
+                ours.append(asyncio.run(self._with_tools(url)))
+                theirs.append(tool.measure(url, self._checkpoint, self._in_german(), _WITH_TOOLS, folder))
+                self._progress.advance(task)
+            found.append(
+                {
+                    "tool": tool.name,
+                    "clients": _WITH_TOOLS,
+                    "answered": sum(one.n_answered for one in theirs),
+                    "of": self._repeats * len(self._in_german()),
+                    "per_s": spread.ratios([one.per_s for one in theirs], [one.per_s for one in ours]),
+                    "first_text": spread.ratios(
+                        [one.first_text_s for one in theirs], [_first_texts(one)["p50"] for one in ours]
+                    ),
+                }
+            )
+        return found
+
+    def _in_german(self) -> list[Recording]:
+        """What the other tools can send: all into one language."""
+        return [one for one in self._sent["wav"] if one.to_language == "de"]
+
+    async def _with_tools(self, url: str) -> Bout:
+        async with calling(url) as callers:
+            return await callers.closed_loop(self._in_german(), self._checkpoint.name, _WITH_TOOLS)
+
+    async def _pass(
+        self, callers: Callers, audio_format: Format, n_clients: int, sent: Sequence[Recording] | None = None
+    ) -> Bout:
+        return await callers.closed_loop(sent or self._sent[audio_format], self._checkpoint.name, n_clients)
+
+
+def _closed(bouts: Sequence[Bout], base: Sequence[Bout], n_clients: int) -> dict[str, Any]:
+    return {
+        "clients": n_clients,
+        "to_first": spread.ratios([one.per_s for one in bouts], [one.per_s for one in base]),
+        "per_s": round(max(one.per_s for one in bouts), 3),
+        "rtfx": spread.quartiles([one.audio_per_s for one in bouts]),
+        **_waits(bouts),
+    }
+
+
+def _opened(bouts: Sequence[Bout]) -> dict[str, Any]:
+    calls = [answer for bout in bouts for answer in bout.answers]
+    return {
+        "calls": len(calls),
+        "refused": sum(one.text is None for one in calls),
+        "per_s": round(sum(len(one.translated) for one in bouts) / sum(one.took_s for one in bouts), 3),
+        "rtfx": spread.quartiles([one.audio_per_s for one in bouts]),
+        **_waits(bouts),
+    }
+
+
+def _waits(bouts: Sequence[Bout]) -> dict[str, Any]:
+    answers = [answer for bout in bouts for answer in bout.answers]
+    translated = [one for one in answers if one.text is not None]
+    return {
+        "goodput": round(sum(map(_meets_the_objective, answers)) / len(answers), 3),
+        "first_text_s": spread.tails([one.first_text_s for one in translated if one.first_text_s is not None]),
+        "total_s": spread.tails([one.total_s for one in translated]),
+    }
+
+
+def _first_texts(bout: Bout) -> spread.Spread:
+    return spread.tails([one.first_text_s for one in bout.answers if one.first_text_s is not None])
+
+
+def _meets_the_objective(answer: Answer) -> bool:
+    return (
+        answer.first_text_s is not None
+        and answer.first_text_s <= FIRST_TEXT_S
+        and answer.total_s <= LENGTHS * answer.recording.seconds
+    )
+
+
+def _print(numbers: Mapping[str, Any], title: str) -> None:
+    console = Console(width=120)
+    table = Table("callers", "throughput", "RTFx", "first text, p50, p95", "goodput", title=title, title_justify="left")
+    for one in numbers["closed"]:
+        table.add_row(str(one["clients"]), _shown(one["to_first"]), f"{one['rtfx']['median']:.1f}", *_shown_waits(one))
+    console.print(table)
+    table = Table("calls, share of the best", "refused", "RTFx", "first text, p50, p95", "goodput")
+    for one in numbers["open"]:
+        cells = [f"{one['share']:g}", f"{one['refused']} of {one['calls']}", f"{one['rtfx']['median']:.1f}"]
+        table.add_row(*cells, *_shown_waits(one))
+    console.print(table)
+    console.print(f"mp3: {_shown(numbers['formats']['mp3_to_wav'])} times the throughput of wav")
+    for one in numbers["tools"]:
+        console.print(
+            f"{one['tool']}: {_shown(one['per_s'])} times the throughput that we find, "
+            f"{_shown(one['first_text'])} times the first text; {one['answered']} of {one['of']} answered"
+        )
+
+
+def _shown(ratio: Mapping[str, float]) -> str:
+    return "{median:.2f} ({low:.2f}–{high:.2f})".format(**ratio)
+
+
+def _shown_waits(one: Mapping[str, Any]) -> tuple[str, str]:
+    return "{p50:.2f}, {p95:.2f} s".format(**one["first_text_s"]), f"{one['goodput']:.0%}"

@@ -1,0 +1,219 @@
+"""`python -m benchmarks peers`: the same recordings through what a user would otherwise run, and through ours.
+
+- *published*: transformers' `generate`, one recording after the other, padded to 30 s, no text before it is whole: what
+  the model's card and the paper's code do.
+- *published, batched*: the same, eight recordings at a time; a batch is as slow as its longest text.
+- *vLLM's server, its own class*: vLLM's OpenAI-compatible server as it comes, asked through chat completions, the only
+  route that its class serves.
+- *vLLM's server, our plugin*: the same server with this package installed beside it, through its translation route.
+- *our engine*: the embedded engine without HTTP; *our server* on it; *our server on vLLM*.
+
+All run at the same time on one machine, in fp32, each with its model loaded and warmed up, and idle while another is
+measured.  *First text*: one caller, one recording of five seconds, which *published* makes him wait for the whole text.
+*Throughput*: all recordings by eight callers, or in eights.  Rounds take the contestants in turning order; ratios are
+taken round by round: their median and quartiles.  Texts are compared with *published*'s: a faster way to other texts
+would be no faster way.
+
+What to expect.  A sentence of 3–5 s fills a tenth to a sixth of the window, so an encoder that skips the padding does
+several times less work until the first text; a text's other tokens cost the same, alone, and nearly nothing more for
+eight at once.  An HTTP layer adds the upload's parsing, decoding of the file and the search for speech.
+
+vLLM takes part where `make vllm` has installed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks import record, spread
+from benchmarks.traffic import recordings
+from benchmarks.traffic.contestants import Bare, Batched, Chat, Contestant, Published, Server
+from benchmarks.traffic.server_process import serving, serving_vllm
+from compress.checkpoint import POCKET, Checkpoint
+from compress.errors import RecipeError
+from serve.engines.transformers_engine import TransformersEngine
+
+CALLERS: Final = 8
+RECORDINGS: Final = 32
+REPEATS: Final = 5
+SECONDS: Final = 5.0
+# the pairs that a buyer asks about: who, against whom
+AGAINST: Final = ("published", "published, batched")
+_VLLM: Final = record.ROOT / ".venv-vllm" / "bin" / "python"
+_WITHOUT_OURS: Final = {"VLLM_PLUGINS": "bitsandbytes"}
+_MOST_TOKENS: Final = 120
+_KEYS_AND_VALUES_BYTES: Final = 1 << 30
+
+
+@dataclass
+class _Found:
+    """What one contestant did, a value a round."""
+
+    first_text_s: list[float]
+    per_s: list[float]
+    texts: list[str]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's flags."""
+    parser.add_argument("--model", type=Path, default=POCKET, metavar="DIR", help="checkpoint (default: pocket)")
+    parser.add_argument(
+        "--recordings", type=int, default=RECORDINGS, metavar="N", help=f"a round (default: {RECORDINGS})"
+    )
+    parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"rounds (default: {REPEATS})")
+    parser.add_argument("--no-vllm", action="store_true", help="leave vLLM out")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures, prints a table, and returns the numbers.
+
+    Raises:
+        RecipeError: a flag's value cannot be meant, a server does not start, or a call fails.
+    """
+    if min(options.recordings, options.repeats) < 1:
+        raise RecipeError("--recordings and --repeats must be at least 1")
+    checkpoint = Checkpoint.open(options.model)
+    python = None if options.no_vllm or not _VLLM.is_file() else _VLLM
+    found = asyncio.run(_measure(checkpoint, options.recordings, options.repeats, python))
+    numbers = [_numbers(name, one, found) for name, one in found.items()]
+    http = _http(found)
+    _print(numbers, http, f"{checkpoint.name}, {options.recordings} recordings, {options.repeats} rounds")
+    return {
+        "model": {"name": checkpoint.name, "bytes": checkpoint.n_bytes},
+        "seconds": SECONDS,
+        "callers": CALLERS,
+        "recordings": options.recordings,
+        "repeats": options.repeats,
+        "contestants": numbers,
+        "http": http,
+    }
+
+
+async def _measure(checkpoint: Checkpoint, n: int, repeats: int, python: Path | None) -> dict[str, _Found]:
+    sent = recordings.single(n)
+    long = recordings.of_length(SECONDS, repeats + 1, "de")
+    async with _contestants(checkpoint, python) as contestants:
+        found = {one.name: _Found([], [], []) for one in contestants}
+        with Progress() as progress:
+            task = progress.add_task("rounds", total=(repeats + 1) * len(contestants))
+            for one in contestants:
+                await one.ask(long[-1])
+                await one.ask_all(sent[:CALLERS], CALLERS)
+                progress.advance(task)
+            for number in range(repeats):
+                turn = number % len(contestants)
+                for one in contestants[turn:] + contestants[:turn]:
+                    mine = found[one.name]
+                    if one.answers_singly:
+                        mine.first_text_s.append((await one.ask(long[number])).first_text_s)
+                    started = time.perf_counter()
+                    mine.texts = [text.text for text in await one.ask_all(sent, CALLERS)]
+                    mine.per_s.append(n / (time.perf_counter() - started))
+                    progress.advance(task)
+        return found
+
+
+@asynccontextmanager
+async def _contestants(checkpoint: Checkpoint, python: Path | None) -> AsyncIterator[list[Contestant]]:
+    """All of them, loaded."""
+    async with AsyncExitStack() as stack:
+        published = Published(checkpoint, _MOST_TOKENS)
+        engine = TransformersEngine([checkpoint], max_batch=CALLERS, max_new_tokens=_MOST_TOKENS)
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        limits = ("--max-batch", str(CALLERS), "--max-new-tokens", str(_MOST_TOKENS))
+        ours = stack.enter_context(serving(checkpoint.path, *limits))
+        listed: list[Contestant] = [
+            published,
+            Batched(published),
+            Bare(engine, checkpoint.name),
+            await stack.enter_async_context(Server("our server", ours.url, checkpoint.name).connected()),
+        ]
+        if python is not None:
+            flags = _vllm_flags(checkpoint)
+            own = stack.enter_context(serving_vllm(python, checkpoint.path, flags, _WITHOUT_OURS))
+            plugged = stack.enter_context(serving_vllm(python, checkpoint.path, flags, {}))
+            on_vllm = stack.enter_context(serving(checkpoint.path, *limits, "--engine", "vllm", python=python))
+            listed += [
+                await stack.enter_async_context(
+                    Chat("vLLM's server, its own class", own, checkpoint.name, _MOST_TOKENS).connected()
+                ),
+                await stack.enter_async_context(
+                    Server("vLLM's server, our plugin", plugged, checkpoint.name).connected()
+                ),
+                await stack.enter_async_context(Server("our server on vLLM", on_vllm.url, checkpoint.name).connected()),
+            ]
+        yield listed
+
+
+def _vllm_flags(checkpoint: Checkpoint) -> list[str]:
+    """What our engine tells vLLM, for its own server."""
+    flags = {
+        "served-model-name": checkpoint.name,
+        "dtype": "float32",
+        "max-model-len": "1024",
+        "max-num-seqs": str(CALLERS),
+        "kv-cache-memory-bytes": str(_KEYS_AND_VALUES_BYTES),
+        "mm-processor-cache-gb": "0",
+        "limit-mm-per-prompt": json.dumps({"audio": 1}),
+    }
+    return ["--enforce-eager", *(word for name, value in flags.items() for word in (f"--{name}", value))]
+
+
+def _numbers(name: str, one: _Found, found: Mapping[str, _Found]) -> dict[str, Any]:
+    published = found[AGAINST[0]]
+    return {
+        "name": name,
+        "same_texts": sum(a == b for a, b in zip(one.texts, published.texts, strict=True)),
+        "first_text_s": spread.quartiles(one.first_text_s) if one.first_text_s else None,
+        "per_s": spread.quartiles(one.per_s),
+        # how many times sooner, and how many times more
+        "sooner_than": {AGAINST[0]: spread.ratios(published.first_text_s, one.first_text_s)}
+        if one.first_text_s
+        else {},
+        "more_than": {other: spread.ratios(one.per_s, found[other].per_s) for other in AGAINST},
+    }
+
+
+def _http(found: Mapping[str, _Found]) -> dict[str, Any]:
+    """What our HTTP layer costs: milliseconds of first text over the bare engine, and throughput beside vLLM's own."""
+    served, bare = found["our server"], found["our engine"]
+    later_ms = [1000 * (a - b) for a, b in zip(served.first_text_s, bare.first_text_s, strict=True)]
+    costs = {
+        "first_text_later_ms": spread.quartiles(later_ms),
+        "throughput_of_bare": spread.ratios(served.per_s, bare.per_s),
+    }
+    if "our server on vLLM" in found:
+        ours, theirs = found["our server on vLLM"], found["vLLM's server, our plugin"]
+        costs["throughput_of_vllm"] = spread.ratios(ours.per_s, theirs.per_s)
+        costs["first_text_of_vllm"] = spread.ratios(ours.first_text_s, theirs.first_text_s)
+    return costs
+
+
+def _print(numbers: Sequence[Mapping[str, Any]], http: Mapping[str, Mapping[str, float]], title: str) -> None:
+    columns = ["", "first text, times sooner", *(f"throughput, times {other}" for other in AGAINST), "same texts"]
+    table = Table(*columns, title=title, title_justify="left")
+    for one in numbers:
+        sooner = one["sooner_than"].get(AGAINST[0])
+        more = [_shown(one["more_than"][other]) for other in AGAINST]
+        table.add_row(one["name"], _shown(sooner) if sooner else "–", *more, str(one["same_texts"]))
+    console = Console(width=140)
+    console.print(table)
+    for name, cost in http.items():
+        console.print(f"{name.replace('_', ' ')}: {_shown(cost)}")
+
+
+def _shown(ratio: Mapping[str, float]) -> str:
+    return "{median:.2f} ({low:.2f}–{high:.2f})".format(**ratio)

@@ -1,0 +1,50 @@
+"""The section of RESULTS.md on what a user would otherwise run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from benchmarks.peers import AGAINST
+from benchmarks.reports.markdown import spread, table
+from benchmarks.rows import Row
+
+FOUND: Final = ("contestants", "http")  # what a row found; the rest are settings
+
+_HEAD: Final = """\
+## Peers
+
+The same recordings through what a user would otherwise run, in turn on one machine, in fp32 (`benchmarks/peers.py`).
+*Published* is transformers' `generate` on one recording after the other, padded to 30 s, with no text before all of it
+is there; *batched* are eight at a time. *Sooner* is the first text of a recording of {seconds:g} s for a single caller;
+*more* the throughput for {callers} callers. *Same* are texts equal to published's.
+"""
+_COSTS: Final = {
+    "first_text_later_ms": "our server's first text comes {} ms later than the bare engine's",
+    "throughput_of_bare": "it has {} times the bare engine's throughput",
+    "throughput_of_vllm": "on vLLM it has {} times the throughput of vLLM's own server with our plugin",
+    "first_text_of_vllm": "and its first text takes {} times as long",
+}
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The section.
+
+    Args:
+        rows: of `benchmarks.peers`, at least one.
+    """
+    return "\n".join([_HEAD.format(**rows[-1]), *map(_measured, rows)])
+
+
+def _measured(row: Row) -> str:
+    columns = ["", "sooner than published", *(f"more than {name}" for name in AGAINST), "same"]
+    title = f"{row['model']['name']}, {row['recordings']} recordings, {row['repeats']} rounds:\n"
+    costs = ", ".join(_COSTS[name].format(spread(cost)) for name, cost in row["http"].items())
+    lines = [_line(one, row["recordings"]) for one in row["contestants"]]
+    return "\n".join([title, table(columns, lines), f"\nWhat HTTP costs: {costs}.\n"])
+
+
+def _line(one: dict[str, Any], n: int) -> list[str]:
+    sooner = one["sooner_than"].get(AGAINST[0])
+    more = (spread(one["more_than"][name]) for name in AGAINST)
+    return [one["name"], spread(sooner) if sooner else "–", *more, f"{one['same_texts']} of {n}"]

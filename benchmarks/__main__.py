@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME …`: a table, and one line of JSON at the end; `paper` has a line for every result.
+"""`python -m benchmarks NAME …`: a table, and one line of JSON at the end; `paper` and `gpu` have one for every result.
 
 Exit codes: 0 measured; 2 the command line cannot be meant, or there is nothing to measure.
 """
@@ -9,26 +9,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
-from benchmarks import (
-    batching,
-    encoder,
-    fast_search,
-    latency,
-    live,
-    load,
-    long_audio,
-    paper,
-    parity,
-    peers,
-    quality,
-    record,
-    search,
-    soak,
-)
-from benchmarks.reports import page
+from benchmarks import record
 from compress.errors import KompaktError
 
 
@@ -42,21 +27,25 @@ class Program(Protocol):
         """Measures, and returns the numbers of one row, after a table, or those of any number as they are found."""
 
 
-PROGRAMS: Final[dict[str, tuple[Program, str]]] = {
-    "batching": (batching, "the embedded engine under several clients, against one"),
-    "encoder": (encoder, "the encoder on valid frames against the padded window"),
-    "fast-search": (fast_search, "how often the approximate layer search chooses what the exact one does"),
-    "latency": (latency, "what one caller waits for, by length of the recording and form of the model"),
-    "live": (live, "quality and lag of live translation, and how many speakers fit"),
-    "load": (load, "what the server gives many callers, how soon, and when it begins to refuse"),
-    "long-audio": (long_audio, "an hour of speech in one request: when its text begins, and what memory it takes"),
-    "paper": (paper, "the paper's tables with the pocket model"),
-    "parity": (parity, "vLLM against the embedded engine: the same texts from every form of checkpoint"),
-    "peers": (peers, "the same recordings through what a user would otherwise run"),
-    "quality": (quality, "what callers of the server get, scored"),
-    "results": (page, "writes RESULTS.md from all rows"),
-    "search": (search, "the layer search as published, batched, and ours"),
-    "soak": (soak, "thousands of requests to the server, some of them bad, and what they leave behind"),
+# the module of each, imported when it is asked for: what one needs, others do without
+PROGRAMS: Final = {
+    "batching": ("batching", "the embedded engine under several clients, against one"),
+    "encoder": ("encoder", "the encoder on valid frames against the padded window"),
+    "fast-search": ("fast_search", "how often the approximate layer search chooses what the exact one does"),
+    "footprint": ("footprint", "what checkpoints take: bytes, time to load, a cold request, memory"),
+    "gpu": ("gpu", "the true architecture with random weights on a GPU: memory, latency, batches, search"),
+    "latency": ("latency", "what one caller waits for, by length of the recording and form of the model"),
+    "live": ("live", "quality and lag of live translation, and how many speakers fit"),
+    "load": ("load", "what the server gives many callers, how soon, and when it begins to refuse"),
+    "long-audio": ("long_audio", "an hour of speech in one request: when its text begins, and what memory it takes"),
+    "paper": ("paper", "the paper's tables with the pocket model"),
+    "parity": ("parity", "vLLM against the embedded engine: the same texts from every form of checkpoint"),
+    "peers": ("peers", "the same recordings through what a user would otherwise run"),
+    "quality": ("quality", "what callers of the server get, scored"),
+    "results": ("reports.page", "writes RESULTS.md from all rows"),
+    "search": ("search", "the layer search as published, batched, and ours"),
+    "soak": ("soak", "thousands of requests to the server, some of them bad, and what they leave behind"),
+    "speed-of-light": ("speed_of_light", "how near each step of a request comes to what the machine can do"),
 }
 
 
@@ -66,11 +55,13 @@ def main(arguments: Sequence[str]) -> int:
     common.add_argument("--results", type=Path, default=record.RESULTS, metavar="DIR", help="where NAME.jsonl grows")
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="A table, then one line of JSON.")
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, (program, summary) in PROGRAMS.items():
-        program.add_flags(names.add_parser(name, help=summary, description=summary, parents=[common]))
+    for name, (module, summary) in PROGRAMS.items():
+        flags = names.add_parser(name, help=summary, description=summary, parents=[common])
+        if name in arguments[:1]:
+            _program(module).add_flags(flags)
     options = parser.parse_args(arguments)
     try:
-        found = PROGRAMS[options.name][0].run(options)
+        found = _program(PROGRAMS[options.name][0]).run(options)
         for numbers in [found] if isinstance(found, dict) else found:
             row = record.append(options.results / f"{options.name}.jsonl", arguments, numbers)
             print(json.dumps(row, ensure_ascii=False), flush=True)
@@ -78,6 +69,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _program(module: str) -> Program:
+    return cast(Program, import_module(f"benchmarks.{module}"))
 
 
 if __name__ == "__main__":

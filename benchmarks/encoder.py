@@ -74,10 +74,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     checkpoint = Checkpoint.open(options.model)
     transformers_logging.disable_progress_bar()
     model, processor = checkpoint.load_model(device, dtype), checkpoint.load_processor()
-    with torch.inference_mode():
-        bouts = [_bout(model, processor, clip_s) for clip_s in options.clips]
-        _measure(bouts, options.repeats, on_gpu)
-        clips = [bout.numbers(on_gpu) for bout in bouts]
+    clips = compare(model, processor, options.clips, options.repeats)
     _print(clips, f"{checkpoint.name} on {device}, {options.repeats} repeats: padded / valid, median (quartiles)")
     return {
         "model": {"name": checkpoint.name, "bytes": checkpoint.n_bytes},
@@ -86,6 +83,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "clips": clips,
     }
+
+
+@torch.inference_mode()
+def compare(
+    model: Qwen2AudioForConditionalGeneration,
+    processor: Qwen2AudioProcessor,
+    clips_s: Sequence[float],
+    repeats: int,
+) -> list[dict[str, Any]]:
+    """Measures clips of so many seconds; what the result row keeps of each.
+
+    Raises:
+        AudioTooLong: a clip is longer than the encoder's window.
+    """
+    on_gpu = model.device.type == "cuda"
+    bouts = [_bout(model, processor, clip_s) for clip_s in clips_s]
+    _measure(bouts, repeats, on_gpu)
+    return [bout.numbers(on_gpu) for bout in bouts]
 
 
 def multiply_adds(config: Qwen2AudioEncoderConfig, n_frames: int) -> int:

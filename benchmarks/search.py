@@ -142,7 +142,8 @@ def bench_of(checkpoint: Checkpoint, language: str, utterances: Sequence[Utteran
     return Bench(model, processor, exam, encode(model, processor, exam.clips), lambda n: None)
 
 
-def _scorer(mode: str, bench: Bench, stage: Prune) -> Scorer:
+def scorer_of(mode: str, bench: Bench, stage: Prune) -> Scorer:
+    """What scores candidates in one of `MODES`."""
     metric = corpus_metric(stage, bench.exam)  # one of its own: it remembers what it has counted
     match mode:
         case "naive" | "plain":
@@ -165,7 +166,7 @@ def timed(mode: str, bench: Bench, stage: Prune) -> Found:
     bench.model.set_attn_implementation("sdpa" if mode in ("naive", "plain", "batched") else GROUPED)
     started = time.perf_counter()
     rounds, done_s = [], []
-    for one in search(n_layers, stage.n_remove, _PROTECTED, _scorer(mode, bench, stage), Forgetful()):
+    for one in search(n_layers, stage.n_remove, _PROTECTED, scorer_of(mode, bench, stage), Forgetful()):
         rounds.append(one)
         done_s.append(time.perf_counter() - started)
     return Found(tuple(rounds), tuple(done_s))

@@ -13,6 +13,8 @@ from benchmarks.reports import (
     encoder,
     fast_search,
     figures,
+    footprint,
+    gpu,
     latency,
     live,
     load,
@@ -23,6 +25,7 @@ from benchmarks.reports import (
     quality,
     search,
     soak,
+    speed_of_light,
 )
 from benchmarks.rows import Row
 
@@ -61,6 +64,9 @@ SECTIONS: Final[dict[str, Section]] = {
     "peers": peers,
     "latency": latency,
     "load": load,
+    "footprint": footprint,
+    "speed-of-light": speed_of_light,
+    "gpu": gpu,
     "search": search,
     "fast-search": fast_search,
     "encoder": encoder,

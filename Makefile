@@ -11,9 +11,13 @@ help: ## show this list
 demo: venv-demo ## install what the demo needs (first time), then serve the pocket model and its page
 	@exec .venv-demo/bin/python -m serve
 
-# what may need a person's password comes before what takes minutes
+# what may need a person's password comes before what takes minutes; two processes for what computes, a thread and whole
+# files each, while servers and browsers, some of which are timed, have the machine to themselves
 test: debian venv lint ## install what the tests need (first time), then run every check
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/compress tests/benchmarks
+	.venv/bin/python -m pytest --ignore tests/compress --ignore tests/benchmarks
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then $(MAKE) --no-print-directory test-vllm; \
+		else echo "vLLM's CPU build is for Linux on x86-64: what concerns it is left out"; fi
 
 test-vllm: venv-vllm ## run what concerns vLLM in an environment that has it: the model, the engine, and every route on it
 	.venv-vllm/bin/python -m pytest tests/serve/engines/test_vllm_model.py tests/serve/engines/test_vllm_engine.py

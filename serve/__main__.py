@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import CheckpointError, KompaktError
@@ -74,6 +76,8 @@ def _translate_parser() -> argparse.ArgumentParser:
 
 
 def _serve(flags: argparse.Namespace) -> int:
+    # until the server listens to signals itself: the first process of a container would not be ended by them otherwise
+    signal.signal(signal.SIGTERM, _leave)
     settings = read_settings(flags)
     remote = settings.engine == "remote"
     checkpoints = [] if remote else [Checkpoint.open(directory) for directory in settings.model]
@@ -90,6 +94,11 @@ def _serve(flags: argparse.Namespace) -> int:
     engine = engine_for(settings, checkpoints)
     serve(settings, engine, listener)
     return 0
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """Ends the process in order: there is nothing to finish yet."""
+    raise SystemExit(0)
 
 
 def _translate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:

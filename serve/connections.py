@@ -9,15 +9,18 @@ from typing import Any, Final
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
+from serve.auth import OPEN
 from serve.live.events import MAX_MESSAGE_BYTES
 from serve.metrics import Metrics
 from serve.problems import CONNECTIONS_FULL
 
+SPARE: Final = 16  # connections past the bound on which a probe is answered; each is there for one request
+_SPARE_S: Final = 1.0  # for its head
 _CLOSE_S: Final = 1  # the page keeps connections open for news that will not come; they are not worth waiting for
 
 
@@ -26,7 +29,7 @@ class ConnectionConfig(uvicorn.Config):
 
     Attributes:
         metrics: counts those that are turned away.
-        max_connections: further ones are told to come back.
+        max_connections: further ones are told to come back, unless they ask what the probes ask.
         idle_s: seconds that a client may take for the head of a request, for reading on, or for a body nobody wants.
     """
 
@@ -67,15 +70,19 @@ class Connection(H11Protocol):
         # an application that waits for a body has `idle_s` to say so itself
         self._until_body = _Clock(self.loop, 2 * config.idle_s, self._cut_unless_paused)
         self._handed_over = False
+        self._is_spare = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """Starts the clock, or turns the client away."""
+        """Starts the clock, or turns the client away: at once where no probe is waited for any more."""
         super().connection_made(transport)
+        n_too_many = len(self.connections) - self.config.max_connections
+        if n_too_many > 0:
+            self._is_spare = True
+            self.app = self._answer_probe
+            self._until_request = _Clock(self.loop, min(_SPARE_S, self.config.idle_s), self._cut)
         self._watch()
-        if len(self.connections) > self.config.max_connections:
-            self.config.metrics.reject(str(CONNECTIONS_FULL.code))
-            transport.write(_REFUSAL)
-            transport.close()
+        if n_too_many > SPARE:
+            self._refuse()
 
     def data_received(self, data: bytes) -> None:
         """Goes by what the data have changed."""
@@ -98,7 +105,10 @@ class Connection(H11Protocol):
         self._until_read.stop()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Leaves the connection to another protocol, with clocks of its own."""
+        """Leaves the connection to another protocol, with clocks of its own; a spare one is for probes."""
+        if self._is_spare:
+            self._refuse()
+            return
         self._handed_over = True
         self._until_request.stop()
         super().handle_websocket_upgrade(event)
@@ -109,6 +119,25 @@ class Connection(H11Protocol):
         self._handed_over = True
         for clock in (self._until_request, self._until_body, self._until_read):
             clock.stop()
+
+    async def _answer_probe(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application of a spare connection: an orchestrator learns that the server lives, others come back."""
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        if scope["path"] in OPEN:
+            await self.config.loaded_app(scope, receive, send_and_close)
+        else:
+            self.config.metrics.reject(str(CONNECTIONS_FULL.code))
+            await CONNECTIONS_FULL.response()(scope, receive, send_and_close)
+
+    def _refuse(self) -> None:
+        self.config.metrics.reject(str(CONNECTIONS_FULL.code))
+        self.transport.write(_REFUSAL)
+        self.transport.close()
 
     def _watch(self) -> None:
         """Counts the time that the client lets pass; what the application does has limits of its own."""

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from compress.errors import KompaktError
 from serve.app import create_app
-from serve.connections import ConnectionConfig
+from serve.connections import SPARE, ConnectionConfig
 from serve.engine import Translator
 from serve.errors import SettingsError
 from serve.gate import Gate
@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
 
 def _allow_files(settings: Settings) -> None:
     """Lets this process open as many files as its connections and uploads may need."""
-    needed = settings.max_connections + settings.max_requests + _FILES
+    needed = settings.max_connections + SPARE + settings.max_requests + _FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise SettingsError(

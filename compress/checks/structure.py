@@ -62,15 +62,15 @@ def weights(patient: Patient) -> Iterator[Finding]:
 
 
 def key_layout(patient: Patient) -> Iterator[Finding]:
-    """Tensors are called what they are called on the hub."""
+    """Tensors are called what they are called on the hub; every engine here reads the other names too."""
     layouts = {layout_of(name) for name in patient.stored}
     for layout in sorted(layouts - {KeyLayout.HUB}):
         example = next(name for name in patient.stored if layout_of(name) is layout)
         message = (
             f"{example} and others are not called as on the hub, {hub_name(example)}: transformers understands that, "
-            "vLLM does not; exporting renames them"
+            "and vLLM does with this package installed beside it; exporting renames them"
         )
-        yield Finding(message, blocks=("vllm",))
+        yield Finding(message, blocks=())
 
 
 def layers(patient: Patient) -> Iterator[Finding]:

@@ -36,6 +36,23 @@ _RELATIVE = {"nom": "der die das die", "acc": "den die das die", "dat": "dem der
 # never relative pronouns.
 ARTICLE_MARK: Final = "\x02"
 
+_CONTRACTIONS: Final = {
+    "in dem": "im",
+    "in das": "ins",
+    "an dem": "am",
+    "an das": "ans",
+    "von dem": "vom",
+    "bei dem": "beim",
+    "zu dem": "zum",
+    "zu der": "zur",
+}
+_CONTRACTED: Final = {
+    spell(pair).replace(" ", f" {ARTICLE_MARK}"): spell(contracted)
+    for pair, contracted in _CONTRACTIONS.items()
+    for spell in (str.lower, str.capitalize)
+}
+_CONTRACTIBLE: Final = re.compile(rf"\b({'|'.join(_CONTRACTED)})\b")
+
 
 class GrammarError(ValueError):
     """A mistake in a grammar file; the message names the file, the entry and the valid choices."""
@@ -224,13 +241,7 @@ def contract(text: str) -> str:
     >>> contract("Wie komme ich zu \x02dem Bahnhof?")
     'Wie komme ich zum Bahnhof?'
     """
-    pairs = {"in dem": "im", "in das": "ins", "an dem": "am", "an das": "ans", "von dem": "vom", "bei dem": "beim"}
-    pairs |= {"zu dem": "zum", "zu der": "zur"}
-    for pair, contracted in pairs.items():
-        preposition, article = pair.split()
-        text = re.sub(rf"\b{preposition} {ARTICLE_MARK}{article}\b", contracted, text)
-        text = re.sub(rf"\b{preposition.title()} {ARTICLE_MARK}{article}\b", contracted.title(), text)
-    return text.replace(ARTICLE_MARK, "")
+    return _CONTRACTIBLE.sub(lambda found: _CONTRACTED[found[0]], text).replace(ARTICLE_MARK, "")
 
 
 def _determiner(word: str, case: str, gender: str, plural: bool) -> str:

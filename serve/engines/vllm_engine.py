@@ -174,10 +174,11 @@ class VllmEngine:
             "prompt_token_ids": self._prompts[request.to_language],
             "multi_modal_data": {"audio": [(_long_enough(request.samples), SAMPLE_RATE)]},
         }
+        (rendered,) = await self._llm.renderer.render_cmpl_async([prompt])
         text = TextStream(self._tokenizer)
         ends = {end, self._tokenizer.eos_token_id}
         n_tokens, first_text_s, queue_wait_s, n_prompt = 0, None, 0.0, 0
-        async with aclosing(self._llm.generate(prompt, params, name, lora_request=self._adapter)) as outputs:
+        async with aclosing(self._llm.generate(rendered, params, name, lora_request=self._adapter)) as outputs:
             async for output in outputs:
                 (delta,) = output.outputs
                 if delta.finish_reason == "abort":

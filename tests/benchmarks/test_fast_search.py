@@ -13,8 +13,10 @@ from benchmarks.reports.page import render
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("synthesisers")
-def test_compares_the_two_in_each_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["fast-search", "--utterances", "4", "--rounds", "1", "--parts", "2"]
+def test_compares_the_two_in_each_language(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fast-search", "--model", str(random_model), "--utterances", "4", "--rounds", "1", "--parts", "2"]
     assert main([*arguments, "--results", str(tmp_path)]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     row = json.loads(last)

@@ -15,26 +15,28 @@ N_UTTERANCES = 2
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("synthesisers")
-def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measures_prints_and_appends_a_row(
+    random_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["search", "--utterances", str(N_UTTERANCES), "--rounds", "1", "--repeats", "2"]
-    assert main([*arguments, "--results", str(tmp_path)]) == 0
+    assert main([*arguments, "--model", str(random_model), "--results", str(tmp_path)]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     (line,) = (tmp_path / "search.jsonl").read_text().splitlines()
     assert line == last
-    assert any(words.startswith("pocket, de, 2 utterances, 1 rounds") for words in table)
+    assert any(words.startswith("babbler, de, 2 utterances, 1 rounds") for words in table)
     assert any("times faster than batched" in words for words in table)
     row = json.loads(line)
-    assert (row["model"]["name"], row["language"], row["domain"]) == ("pocket", "de", "daily")
+    assert (row["model"]["name"], row["language"], row["domain"]) == ("babbler", "de", "daily")
     assert row["utterances"] == N_UTTERANCES
     assert {"date", "machine", "versions"} <= row.keys()
     batched, exact = (row["modes"][mode] for mode in ("batched", "exact"))
     assert (tuple(row["modes"]), row["repeats"]) == (MODES, 2)
     assert (exact["removed"], exact["scores"]) == (batched["removed"], batched["scores"])
-    # ten of twelve layers are candidates
-    assert batched["decoded"] == batched["of"] == exact["of"] == 10 * N_UTTERANCES
+    # three of five layers are candidates
+    assert batched["decoded"] == batched["of"] == exact["of"] == 3 * N_UTTERANCES
     assert N_UTTERANCES <= exact["decoded"] <= exact["of"]
     (layer,), (score,) = exact["removed"], exact["scores"]
-    assert 1 <= layer <= 10
+    assert 1 <= layer <= 3
     assert 0 < score < 100
     assert list(exact["times_faster_than"]) == [mode for mode in MODES if mode != "exact"]
     forth, back = exact["times_faster_than"]["batched"], batched["times_faster_than"]["exact"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from tests.compress.toy_training import Sound, examples, recipe
 
 ROOT: Final = Path(__file__).parents[2]
 CONFIGS: Final = ROOT / "compress" / "configs"
+LIVES: Final = "lives.txt"
 TIMEOUT_S: Final = 240
 
 
@@ -196,9 +198,13 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(source: Checkpoint, directory: Path, chosen: Finetune, *launcher: str) -> subprocess.Popen[bytes]:
+def start(
+    source: Checkpoint, directory: Path, chosen: Finetune, *launcher: str, lives: bool = False
+) -> subprocess.Popen[bytes]:
     directory.mkdir(exist_ok=True)
     arguments = ["-m", "tests.compress.toy_training", str(source.path), str(directory), chosen.model_dump_json()]
+    if lives:
+        arguments += ["--lives", str(directory / LIVES)]
     with (directory / "output.txt").open("ab") as output:
         return subprocess.Popen(
             [sys.executable, *launcher, *arguments],
@@ -213,14 +219,15 @@ def finish(process: subprocess.Popen[bytes], directory: Path) -> None:
     assert process.wait(TIMEOUT_S) == 0, (directory / "output.txt").read_text()
 
 
-def kill_when(process: subprocess.Popen[bytes], directory: Path, condition: Callable[[], bool]) -> None:
+def kill_when(process: subprocess.Popen[bytes], directory: Path, life: int, condition: Callable[[], bool]) -> None:
+    """Kills that process of several (see `toy_training`) on a condition that is looked at once it runs."""
+    lives = directory / LIVES
     deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
+    while not lives.is_file() or len(lives.read_text().splitlines()) <= life or not condition():
         assert process.poll() is None, (directory / "output.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    process.kill()
-    assert process.wait(TIMEOUT_S) == -9
+    os.kill(int(lives.read_text().split()[life]), signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -243,10 +250,12 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_result(source:
         lambda: n_steps() >= 21 and saving(30),
         (killed / "out.tmp" / "model.safetensors").is_file,
     ]
-    for moment in moments:
-        kill_when(start(source, killed, chosen), killed, moment)
+    process = start(source, killed, chosen, lives=True)
+    for life, moment in enumerate(moments):
+        kill_when(process, killed, life, moment)
         assert not (killed / "out").exists()
-    finish(start(source, killed, chosen), killed)
+    finish(process, killed)
+    assert len((killed / LIVES).read_text().splitlines()) == len(moments) + 1
     assert losses(killed) == losses(whole)
     assert (killed / "out" / "model.safetensors").read_bytes() == (whole / "out" / "model.safetensors").read_bytes()
     assert Checkpoint.open(killed / "out").lineage == Checkpoint.open(whole / "out").lineage

@@ -1,9 +1,15 @@
-"""Sounds and targets to train a miniature on; run as a module, it is a fine-tuning that tests can kill."""
+"""Sounds and targets to train a miniature on.
+
+Run as a module, it is a fine-tuning that tests can kill; asked to, it starts anew until it is left to end.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,12 +56,29 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("stage", type=json.loads)
+    parser.add_argument("--lives", type=Path, help="file that gets the number of each process that is started")
     arguments = parser.parse_args()
     stage = Finetune.model_validate(arguments.stage)
-    directory: Path = arguments.directory
+    if arguments.lives is None:
+        fine_tune(arguments.source, arguments.directory, stage)
+        return
+    ended = -signal.SIGKILL
+    while ended == -signal.SIGKILL:
+        # forked, so that what takes longest, the imports, is done once; this process computes nothing itself
+        child = os.fork()
+        if not child:
+            with arguments.lives.open("a") as lives:
+                lives.write(f"{os.getpid()}\n")
+            fine_tune(arguments.source, arguments.directory, stage)
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    sys.exit(ended)
+
+
+def fine_tune(source: Path, directory: Path, stage: Finetune) -> None:
     with Progress(disable=True) as progress:
-        source = Checkpoint.open(arguments.source)
-        finetune.run(stage, recipe(stage), examples(10), source, directory / "out", directory / "work", progress)
+        checkpoint = Checkpoint.open(source)
+        finetune.run(stage, recipe(stage), examples(10), checkpoint, directory / "out", directory / "work", progress)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -15,13 +15,17 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from websockets.sync.client import connect
 
-from serve.connections import ConnectionConfig
+from serve.connections import SPARE, ConnectionConfig
 from serve.metrics import Metrics
 from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, form, running, settings_for_tests, wait_until
 
 PATH = "/v1/audio/translations"
 IDLE_S = 1.0
 MAX_CONNECTIONS = 3
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,22 +109,60 @@ def test_a_body_that_nobody_wants_is_not_taken_for_ever(impatient: Server) -> No
             trickle(connection, bytes(1000))
 
 
-def test_connections_past_the_bound_are_told_to_come_back() -> None:
+@pytest.fixture(scope="module")
+def small() -> Iterator[Server]:
+    """A server that few clients fill."""
     settings = settings_for_tests(max_connections=MAX_CONNECTIONS, max_requests=1, max_batch=1)
     with running(settings, ScriptedTranslator("Hallo")) as server:
-        with ExitStack() as connections:
-            for _ in range(MAX_CONNECTIONS):
-                connections.enter_context(dial(server))
-            with dial(server) as connection:
-                refusal = connection.recv(65536).decode()
-                assert is_cut(connection)
-            head, _, body = refusal.partition("\r\n\r\n")
-            assert head.startswith("HTTP/1.1 503 Service Unavailable\r\n")
-            assert "\r\nretry-after-ms: 1000" in head
-            assert f"\r\ncontent-length: {len(body)}" in head
-            assert '"code":"connections_full"' in body
-        wait_until(lambda: httpx.get(f"{server.url}/livez").status_code == 200)
-        assert server.metric("st_rejections_total", reason="connections_full") >= 1
+        yield server
+
+
+@contextmanager
+def full(server: Server, n_connections: int = MAX_CONNECTIONS) -> Iterator[None]:
+    """As many connections as the server holds, or more."""
+    with ExitStack() as connections:
+        for _ in range(n_connections):
+            connections.enter_context(dial(server))
+        yield
+    wait_until(lambda: httpx.get(f"{server.url}/v1/models").status_code == 200)
+
+
+def assert_refused(connection: socket.socket) -> None:
+    refusal = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    head, _, body = refusal.partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 503 Service Unavailable\r\n")
+    assert "\r\nretry-after-ms: 1000" in head
+    assert f"\r\ncontent-length: {len(body)}" in head
+    assert '"code":"connections_full"' in body
+
+
+def test_requests_past_the_bound_are_told_to_come_back(small: Server) -> None:
+    before = small.metric("st_rejections_total", reason="connections_full")
+    with full(small):
+        for head in (f"POST {PATH} HTTP/1.1\r\nContent-Length: 9", f"GET / HTTP/1.1\r\n{UPGRADE}"):
+            with dial(small) as connection:
+                connection.sendall(f"{head}\r\nHost: x\r\n\r\n".encode())
+                assert_refused(connection)
+    assert small.metric("st_rejections_total", reason="connections_full") == before + 2
+
+
+def test_past_the_bound_probes_are_answered(small: Server) -> None:
+    with full(small):
+        for path in ("/livez", "/readyz", "/health"):
+            answer = httpx.get(small.url + path)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+def test_connections_that_leave_no_room_for_probes_are_turned_away_at_once(small: Server) -> None:
+    with full(small, MAX_CONNECTIONS + SPARE), dial(small) as connection:
+        assert_refused(connection)
+
+
+def test_a_connection_past_the_bound_that_asks_nothing_is_cut(small: Server) -> None:
+    with full(small), dial(small) as connection:
+        started = time.monotonic()
+        assert is_cut(connection)
+        assert time.monotonic() - started < small.settings.idle_s / 2
 
 
 @pytest.fixture(scope="module")

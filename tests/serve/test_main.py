@@ -141,6 +141,17 @@ def test_a_signal_drains_and_exits_with_0(stop: signal.Signals, clip: Path, endl
         assert process.wait(PATIENCE_S) == 0
 
 
+def test_a_signal_before_it_serves_ends_it_with_0() -> None:
+    """The default would end it too, but not the first process of a container."""
+    command = [sys.executable, "-m", "serve", "--no-page", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("loading pocket")
+        process.terminate()
+        _, complaints = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, complaints) == (0, "")
+
+
 def test_a_second_signal_does_not_wait(clip: Path, endless: Checkpoint) -> None:
     with started("--no-page", "--model", endless.path, "--max-new-tokens", "4000") as (process, url):
         fields = {"model": "endless", "stream": "true"}

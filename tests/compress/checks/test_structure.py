@@ -13,7 +13,6 @@ from compress.weights.key_layout import memory_name
 from tests.compress.patients import (
     ADAPTER,
     BOTH,
-    VLLM,
     Ailment,
     admit,
     configure,
@@ -81,9 +80,9 @@ AILMENTS = [
     Ailment("plain", cut_short, "weights", "is no readable safetensors file", BOTH),
     Ailment("plain", stale_shard, "weights", r"is stored twice, the second time in model\.safetensors", BOTH),
     Ailment("plain", no_index, "weights", r"2 files of weights, and no model\.safetensors\.index\.json", BOTH),
-    Ailment("plain", doubled, "key layout", r"language_model\.model\.model\..* are not called as on the hub", VLLM),
-    Ailment("plain", as_in_memory, "key layout", "are not called as on the hub", VLLM),
-    Ailment("nf4", doubled, "key layout", "are not called as on the hub", VLLM),
+    Ailment("plain", doubled, "key layout", r"language_model\.model\.model\..* are not called as on the hub", ()),
+    Ailment("plain", as_in_memory, "key layout", "are not called as on the hub", ()),
+    Ailment("nf4", doubled, "key layout", "are not called as on the hub", ()),
     Ailment("plain", too_many_layers, "layers", r"hold 3 layers of language_model\.model, and .* is 2", BOTH),
     Ailment("plain", too_few_layers, "layers", r"hold 2 layers of language_model\.model, and .* is 3", BOTH),
     Ailment(

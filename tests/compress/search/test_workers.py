@@ -34,7 +34,10 @@ def task(setting: Setting, processor: Qwen2AudioProcessor, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def team(task: Task) -> Iterator[Workers]:
-    made = Workers(task, 2, nobody)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")  # not a cluster that somebody else has on this machine
+        patch.setenv("RAY_worker_niceness", "0")  # Ray's own 15 starves them beside other tests
+        made = Workers(task, 2, nobody)
     yield made
     made.close()
     ray.shutdown()

@@ -13,6 +13,8 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from compress.audio import SAMPLE_RATE, Samples
 from compress.checkpoint import POCKET, Checkpoint
 from compress.prompt import translation
+from compress.weights.key_layout import KeyLayout, layout_of, memory_name
+from compress.weights.size import read_header
 
 pytest.importorskip("vllm", reason="this environment is not `make vllm`'s")
 
@@ -67,6 +69,19 @@ def test_clips_are_grouped_by_length_and_none_is_lost() -> None:
         lengths = [n_frames[i] for i in group]
         assert min(lengths) >= 0.8 * max(lengths)
     assert found == [[1, 3, 5], [0, 6, 2], [4]]
+
+
+@pytest.mark.parametrize("layout", [KeyLayout.DOUBLED, KeyLayout.MEMORY])
+def test_the_weights_have_one_place_whatever_they_are_called(layout: KeyLayout) -> None:
+    def called(name: str) -> str:
+        if layout is KeyLayout.MEMORY:
+            return memory_name(name)
+        return name.replace("language_model.model.", "language_model.model.model.")
+
+    names = [entry.name for entry in read_header(POCKET / "model.safetensors")]
+    others = [called(name) for name in names]
+    assert layout in {layout_of(name) for name in others}
+    assert Qwen2Audio.hf_to_vllm_mapper.apply_list(others) == Qwen2Audio.hf_to_vllm_mapper.apply_list(names) == names
 
 
 def asked(**wanted: Any) -> Any:

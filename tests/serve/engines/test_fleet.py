@@ -29,11 +29,12 @@ ONE_PLACE: Final = {"max_requests": 1, "max_batch": 1, "max_sessions": 1}
 
 
 class Breaking(ThreadingHTTPServer):
-    """A server that is ready, but hangs up on every clip once it has said so much."""
+    """A server that is ready, but hangs up on every clip once it has said so much, under this status."""
 
-    def __init__(self, said: str = "") -> None:
+    def __init__(self, said: str = "", status: int = 200) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.said = said
+        self.status = status
         self.n_asked = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -48,13 +49,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.n_asked += 1
         if self.server.said:
-            self._answer(self.server.said)
+            self._answer(self.server.said, self.server.status)
 
     def log_message(self, *_: object) -> None:
         pass
 
-    def _answer(self, body: str) -> None:
-        self.send_response(200)
+    def _answer(self, body: str, status: int = 200) -> None:
+        self.send_response(status)
         self.end_headers()
         self.wfile.write(body.encode())
 
@@ -239,6 +240,20 @@ def test_a_server_that_fails_before_any_text_costs_nothing(loop: asyncio.Runner,
 
     with serving(ScriptedTranslator(EngineFailed("the engine failed")), ScriptedTranslator("Hallo")) as servers:
         loop.run(scenario(servers))
+
+
+def test_where_a_proxy_has_lost_a_server_the_same_address_is_asked_again(loop: asyncio.Runner, clip: Path) -> None:
+    proxy = Breaking("Internal Server Error", 500)
+
+    async def scenario() -> None:
+        async with fleet([proxy]) as engine:
+            with pytest.raises(EngineFailed, match="the servers behind this one failed on this request"):
+                await text(engine, clip)
+            assert counted(engine, "failed") == {proxy.url: proxy.n_asked}
+
+    with breaking(proxy):
+        loop.run(scenario())
+    assert proxy.n_asked == 3
 
 
 def test_where_all_fail_none_is_asked_twice(loop: asyncio.Runner, clip: Path) -> None:

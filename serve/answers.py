@@ -18,13 +18,21 @@ NOT_UNDERSTOOD: Final = "the server's answer cannot be understood"
 class ApiError(Exception):
     """The server's answer to a request it did not fulfil: HTTP status (0: no answer) and message.
 
-    `retry_after_s` is set if it is only busy: after so many seconds it may be asked again.
+    `retry_after_s` is set if it is only busy: after so many seconds it may be asked again.  `bare` is an answer without
+    an error of a server's own in it: a proxy gave it.
     """
 
-    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None, *, bare: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.bare = bare
+
+    @property
+    def lost(self) -> bool:
+        """No server has answered to the end; that says nothing against the request, which may be sent again."""
+        # Ray's proxy says 500 when a server was lost that had the request
+        return self.status in (0, 502) or (self.status == 500 and self.bare)
 
     @property
     def wait_s(self) -> int:
@@ -97,11 +105,11 @@ async def raise_for(response: httpx.Response) -> None:
 
 def refusal(status: int, reason: str, headers: Mapping[str, str], body: bytes | bytearray) -> ApiError:
     """The error of a call that was answered, but not fulfilled."""
+    after_s = _retry_after_s(headers)
     try:
-        message = str(json.loads(body)["error"]["message"])
+        return ApiError(status, str(json.loads(body)["error"]["message"]), after_s)
     except (ValueError, KeyError, TypeError):
-        message = f"the server answered {status} {reason}"
-    return ApiError(status, message, _retry_after_s(headers))
+        return ApiError(status, f"the server answered {status} {reason}", after_s, bare=True)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from itertools import count
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
@@ -21,13 +22,17 @@ __all__ = ["ApiError", "Client", "Ended", "Live"]
 _GRACE_S: Final = 5.0  # the server gives up first, and says so
 _CONNECT_S: Final = 5.0
 _KEPT_S: Final = 2.0  # that a connection may be idle; servers close theirs after 5 s, and may do so under a request
+_BROKE_OFF: Final = "the server broke off before the end"
+_AGAIN_S: Final = 0.5  # before a lost request is sent again, and twice as long each time after
 _PIECE_BYTES: Final = 96_000  # 2 s of live sound; the server takes no messages of any length
 
 
 class Client:
     """Talks to one server.
 
-    `key` is sent if the server asks for one; `transport` replaces the network in tests.
+    `key` is sent if the server asks for one; `transport` replaces the network in tests.  `attempts` is how often a
+    recording is sent at most if the answer gets lost before its first piece of text, as happens behind a proxy of
+    several servers when one of them dies.
     """
 
     def __init__(
@@ -36,11 +41,13 @@ class Client:
         timeout_s: float = 120.0,
         transport: httpx.AsyncBaseTransport | None = None,
         key: str = "",
+        attempts: int = 1,
     ) -> None:
         self._base_url = base_url
         self._timeout_s = timeout_s + _GRACE_S
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._transport = transport
+        self._attempts = attempts
         self._kept: httpx.AsyncClient | None = None
 
     def keep_connections(self, n_most: int) -> None:
@@ -93,7 +100,7 @@ class Client:
             ApiError: the server cannot be reached, refuses, or breaks off.
         """
         told: asyncio.Queue[str | Ended | Exception | None] = asyncio.Queue()
-        asking = asyncio.create_task(_tell(self._ask(audio, model, to_language, max_new_tokens, request_id), told))
+        asking = asyncio.create_task(_tell(self._insist(audio, model, to_language, max_new_tokens, request_id), told))
         try:
             while (event := await told.get()) is not None:
                 if isinstance(event, Exception):
@@ -104,6 +111,21 @@ class Client:
             # only the waiting is.
             asking.cancel()
             await asyncio.wait([asking])
+
+    async def _insist(self, audio: bytes | BinaryIO, *rest: Any) -> AsyncGenerator[str | Ended, None]:
+        """Asks, and asks again what got lost before any text came."""
+        for attempt in count(1):
+            told = False
+            try:
+                async with aclosing(self._ask(audio, *rest)) as events:
+                    async for event in events:
+                        told = True
+                        yield event
+                return
+            except ApiError as error:
+                if told or not error.lost or attempt >= self._attempts:
+                    raise
+            await asyncio.sleep(_AGAIN_S * 2 ** (attempt - 1))
 
     async def _ask(
         self, audio: bytes | BinaryIO, model: str, to_language: str, max_new_tokens: int | None, request_id: str
@@ -123,10 +145,12 @@ class Client:
                     async for line in response.aiter_lines():
                         if (event := stream.read(line)) is not None:
                             yield event
+            except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+                raise ApiError(0, _BROKE_OFF) from error
             except httpx.HTTPError as error:
                 raise unreachable(error) from error
         if not stream.ended:
-            raise ApiError(0, "the server broke off before the end")
+            raise ApiError(0, _BROKE_OFF)
 
     async def live(self, model: str, to_language: str, policy: str) -> Live:
         """Begins a live session.

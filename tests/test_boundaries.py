@@ -89,6 +89,12 @@ def test_only_the_vllm_files_import_vllm() -> None:
     assert not offenders(elsewhere, "vllm")
 
 
+def test_serve_works_without_ray() -> None:
+    elsewhere = [path for path in sources("serve") if path.name != "ray_serve.py"]
+    assert not offenders(elsewhere, "ray", "click")
+    assert not {(path, name) for path in elsewhere for name in imports(path) if name.startswith("serve.deploy.")}
+
+
 def test_every_folder_of_tests_is_a_package() -> None:
     # without it, tests/compress would shadow the package that it tests
     assert not {path.parent for path in sources("tests") if not (path.parent / "__init__.py").exists()}

@@ -14,7 +14,7 @@ from serve.client import ApiError, Ended
 from serve.engine import ModelInfo, Request, Result, Timings
 from serve.engines.description import check
 from serve.engines.fleet import BROKE_OFF, STOPPED, Fleet
-from serve.engines.replica import Replica, is_refusal, is_unreachable
+from serve.engines.replica import Replica, is_refusal
 from serve.errors import EngineFailed
 from serve.logs import request_id
 
@@ -122,7 +122,7 @@ class RemoteEngine:
                 if told or n_failures == _FAILURES:
                     raise EngineFailed(BROKE_OFF) from error
                 since = time.monotonic()
-                if not is_unreachable(error):
+                if not error.lost:
                     avoided.add(replica)
 
     async def _attempt(

@@ -22,7 +22,6 @@ _SPARE: Final = 8  # connections for other questions
 
 _BUSY: Final = 429
 _NOT_READY: Final = 503
-_UNREACHABLE: Final = (0, 502)  # no answer; none through a proxy
 
 
 class Replica:
@@ -80,7 +79,7 @@ class Replica:
         if error.status == _BUSY:
             rest_s = min(error.retry_after_s or _REST_S, _LONGEST_REST_S)
             self._rests_until = max(self._rests_until, time.monotonic() + rest_s)
-        elif error.status == _NOT_READY or is_unreachable(error):
+        elif error.status == _NOT_READY or error.lost:
             self._fail(error)
 
     async def _ask(self) -> tuple[ModelInfo, ...]:
@@ -119,8 +118,3 @@ class Replica:
 def is_refusal(error: ApiError) -> bool:
     """Whether a server did not even begin: it is busy, or not ready."""
     return error.status in (_BUSY, _NOT_READY)
-
-
-def is_unreachable(error: ApiError) -> bool:
-    """Whether a server did not answer to the end: there is nothing to say against the clip."""
-    return error.status in _UNREACHABLE

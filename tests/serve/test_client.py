@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,50 @@ def test_a_stream_without_an_end_is_an_error(loop: asyncio.Runner) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, text=delta_event("Hal")))
     with pytest.raises(ApiError, match="broke off before the end"):
         loop.run(collect(Client("http://server", transport=transport), b"RIFF"))
+
+
+LOST = httpx.Response(500, text="Internal Server Error")  # of a proxy whose server has died
+FAILED = httpx.Response(500, json={"error": {"message": "the engine failed"}})
+WHOLE = httpx.Response(200, text=delta_event("Hallo") + "data: [DONE]\n\n")
+BROKEN = httpx.Response(200, text=delta_event("Hal"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "n_asked", "words"),
+    [
+        ([LOST, httpx.ConnectError("refused"), WHOLE], 3, ""),
+        ([httpx.Response(502), httpx.Response(200, text=""), WHOLE], 3, ""),
+        ([LOST, LOST, LOST, WHOLE], 3, "answered 500 Internal Server Error"),
+        ([LOST, BROKEN, WHOLE], 2, "broke off before the end"),
+        ([FAILED, WHOLE], 1, "the engine failed"),
+        ([httpx.Response(503), WHOLE], 1, "answered 503"),
+    ],
+)
+def test_what_got_lost_before_any_text_is_asked_for_again(
+    loop: asyncio.Runner, answers: list[httpx.Response | Exception], n_asked: int, words: str
+) -> None:
+    bodies: list[bytes] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(await request.aread())
+        given = answers[len(bodies) - 1]
+        if isinstance(given, Exception):
+            raise given
+        return httpx.Response(given.status_code, content=given.content)
+
+    async def scenario() -> str:
+        client = Client("http://server", transport=httpx.MockTransport(answer), attempts=3)
+        *_, end = [event async for event in client.translate(io.BytesIO(b"RIFF of a file"), "pocket", "de")]
+        assert isinstance(end, Ended)
+        return end.text
+
+    if words:
+        with pytest.raises(ApiError, match=words):
+            loop.run(scenario())
+    else:
+        assert loop.run(scenario()) == "Hallo"
+    assert len(bodies) == n_asked
+    assert all(b"RIFF of a file" in body for body in bodies)
 
 
 def test_kept_connections_are_shared_and_end_with_the_client(loop: asyncio.Runner, server: Server, clip: Path) -> None:

@@ -19,11 +19,12 @@ from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, running,
 
 
 class Breaking(ThreadingHTTPServer):
-    """A server that is ready, but hangs up on every clip once it has said so much."""
+    """A server that is ready, but hangs up on every clip once it has said so much, under this status."""
 
-    def __init__(self, said: str = "") -> None:
+    def __init__(self, said: str = "", status: int = 200) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.said = said
+        self.status = status
         self.n_asked = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -38,13 +39,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.n_asked += 1
         if self.server.said:
-            self._answer(self.server.said)
+            self._answer(self.server.said, self.server.status)
 
     def log_message(self, *_: object) -> None:
         pass
 
-    def _answer(self, body: str) -> None:
-        self.send_response(200)
+    def _answer(self, body: str, status: int = 200) -> None:
+        self.send_response(status)
         self.end_headers()
         self.wfile.write(body.encode())
 

@@ -152,6 +152,20 @@ def test_a_server_that_fails_before_any_text_costs_nothing(loop: asyncio.Runner,
         loop.run(scenario(servers))
 
 
+def test_where_a_proxy_has_lost_a_server_the_same_address_is_asked_again(loop: asyncio.Runner, clip: Path) -> None:
+    proxy = Breaking("Internal Server Error", 500)
+
+    async def scenario() -> None:
+        async with fleet([proxy]) as engine:
+            with pytest.raises(EngineFailed, match="the servers behind this one failed on this request"):
+                await text(engine, clip)
+            assert counted(engine, "failed") == {proxy.url: proxy.n_asked}
+
+    with breaking(proxy):
+        loop.run(scenario())
+    assert proxy.n_asked == 3
+
+
 def test_where_all_fail_none_is_asked_twice(loop: asyncio.Runner, clip: Path) -> None:
     async def scenario(servers: list[Server]) -> None:
         async with fleet(servers) as engine:

@@ -1,0 +1,1 @@
+"""From one container to a fleet; README.md says how."""

@@ -22,6 +22,7 @@ from compress.checkpoint import ADAPTER_CONFIG, Checkpoint, read_object
 from compress.decoding import FEWEST_FRAMES, n_audio_tokens
 from compress.errors import CheckpointError
 from compress.prompt import END_OF_TURN, LANGUAGES, translation
+from compress.weights import schemes
 from serve.engine import ModelInfo, Request, Result, Timings
 from serve.engines.description import check, describe
 from serve.engines.text_stream import TextStream
@@ -274,14 +275,12 @@ def refuse_what_a_cpu_computes_wrongly(checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the checkpoint has such weights.
     """
-    settings = checkpoint.quantisation or {}
-    groups = settings.get("config_groups", {}).values() if settings.get("quant_method") == "compressed-tensors" else ()
-    for weights in (group.get("weights") or {} for group in groups):
-        if weights.get("type") == "int":
-            raise CheckpointError(
-                f"{checkpoint.name} has weights in int{weights.get('num_bits')}, which vLLM computes wrongly or not at "
-                "all on a CPU: serve it on a GPU"
-            )
+    bits = schemes.integer_bits(checkpoint.quantisation)
+    if bits is not None:
+        raise CheckpointError(
+            f"{checkpoint.name} has weights in int{bits}, which vLLM computes wrongly or not at all on a CPU: serve it "
+            "on a GPU, or with engine transformers"
+        )
 
 
 def _key_value_bytes(checkpoint: Checkpoint) -> int:

@@ -17,16 +17,15 @@ from compress.checkpoint import POCKET
 from compress.errors import CheckpointError
 from compress.pocket import architecture
 from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture, is_linear
+from compress.weights.entries import Entry, read_header
 from compress.weights.size import (
     GROUPS,
     LORA_RANK,
-    Entry,
     Layout,
     group_of,
     measure,
     plan_size,
     planned_entries,
-    read_header,
     summarise,
 )
 

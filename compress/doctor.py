@@ -12,6 +12,8 @@ from compress.checks.patient import ENGINES, EngineName, Finding, Patient
 from compress.errors import CheckpointError
 from compress.weights import schemes
 
+INTEGER_KERNELS: Final = "on a GPU or a CPU with AVX-512 VNNI"  # where vLLM has them
+
 # In this order: later checks use what earlier ones have read.
 _CHECKS: Final[Mapping[str, Callable[[Patient], Iterator[Finding]]]] = {
     "files": structure.files,
@@ -37,13 +39,13 @@ class Engine:
         name: of the engine.
         reasons: why not; none if it can.
         needs: packages that it needs for this checkpoint beside itself.
-        gpu_only: whether it computes these weights wrongly, or not at all, on a CPU.
+        where: on what device alone it computes these weights rightly; empty where on any.
     """
 
     name: EngineName
     reasons: tuple[str, ...]
     needs: tuple[str, ...]
-    gpu_only: bool
+    where: str
 
     @property
     def serves(self) -> bool:
@@ -102,7 +104,7 @@ def examine(directory: str | Path) -> Report:
             name,
             tuple(one.message for one in findings if name in one.blocks),
             _needs(name, patient),
-            gpu_only=name == "vllm" and in_integers,  # transformers' weights are plain once they are loaded
+            INTEGER_KERNELS if name == "vllm" and in_integers else "",  # transformers computes with plain weights
         )
         for name in ENGINES
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from benchmarks import paper_tables, record, rows
-from benchmarks.reports import batching, encoder, fast_search, live, long_audio, paper, parity, search, soak
+from benchmarks.reports import batching, encoder, fast_search, layouts, live, long_audio, paper, parity, search, soak
 from benchmarks.rows import Row
 
 PAGE: Final = record.RESULTS.with_name("RESULTS.md")
@@ -39,6 +39,7 @@ SECTIONS: Final[dict[str, Section]] = {
     "encoder": encoder,
     "batching": batching,
     "parity": parity,
+    "layouts": layouts,
     "live": live,
     "long-audio": long_audio,
     "soak": soak,

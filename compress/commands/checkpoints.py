@@ -42,7 +42,7 @@ def doctor(
         for engine in report.engines:
             verdict = "[green]can serve it" if engine.serves else "[red]cannot serve it"
             needs = f", with {', '.join(engine.needs)}" if engine.serves and engine.needs else ""
-            where = ", on a GPU" if engine.serves and engine.gpu_only else ""
+            where = f", {engine.where}" if engine.serves and engine.where else ""
             table.add_row(engine.name, verdict + needs + where)
         Console().print(table)
     if not any(engine.serves for engine in report.engines):

@@ -29,6 +29,7 @@ from compress.weights.architectures import Architecture
 from compress.weights.storage import Form
 
 _CONFIG: Final = "config.json"
+_END: Final = f"{END_OF_TURN}\n"
 _PLAIN: Final = "plain"
 _DECODER: Final = "decoder"
 
@@ -100,8 +101,9 @@ def decoder_inputs(checkpoint: Checkpoint, examples: Sequence[TrainingExample], 
         with named(example):
             (audio,) = decoding.encode(model, decoding.log_mel(processor, [example.audio.load()]))
         asked = embed_prompt(model, tokenizer, audio, prompt)
-        answer = tokenizer.encode(f"{example.target.strip()}{END_OF_TURN}\n", add_special_tokens=False)
-        answered = embed(torch.tensor(answer, device=asked.device))
+        # tokenised apart, as in training
+        answer = [tokenizer.encode(part, add_special_tokens=False) for part in (example.target.strip(), _END)]
+        answered = embed(torch.tensor(answer[0] + answer[1], device=asked.device))
         inputs.append(torch.cat([asked, answered]).to("cpu", torch.bfloat16))
     return inputs
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from compress.attention import GROUPED
 from compress.errors import CheckpointError
-from compress.weights import storage
+from compress.weights import schemes
 from compress.weights.architectures import Shape
-from compress.weights.schemes import PACKED, PACKED_TOGETHER, SCALE, SHAPE, compressed, weight_of
+from compress.weights.key_layout import hub_name
+from compress.weights.schemes import PACKED, PACKED_TOGETHER, SCALE, SHAPE
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration
@@ -43,13 +46,17 @@ def read(directory: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a damaged file, parts that are missing, or a form that this package does not write.
     """
-    with storage.opened(directory) as stored:
-        parts = compressed(stored.names)
-        plain = {name: stored.tensor(name) for name in stored.names if weight_of(name) is None and name not in parts}
-        for name in parts:
-            held = [suffix for suffix in ("", PACKED, SCALE, SHAPE) if name + suffix in stored.names]
-            plain[name] = dequantise(name, {suffix: stored.tensor(name + suffix) for suffix in held})
-    return plain
+    held: dict[str, Tensor] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            tensors = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is no readable safetensors file: {error}") from error
+        held |= {hub_name(name): tensor for name, tensor in tensors.items()}
+    for name in schemes.compressed(held):
+        found = [suffix for suffix in ("", PACKED, SCALE, SHAPE) if name + suffix in held]
+        held[name] = dequantise(name, {suffix: held.pop(name + suffix) for suffix in found})
+    return held
 
 
 def dequantise(name: str, parts: Mapping[str, Tensor]) -> Tensor:

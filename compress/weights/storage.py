@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,11 +102,6 @@ class Stored:
             weight, _, suffix = name.partition(".weight.")
             if suffix:
                 self._suffixes.setdefault(f"{weight}.weight", []).append(f".{suffix}")
-
-    @property
-    def names(self) -> Collection[str]:
-        """Of all tensors."""
-        return self._tensors.keys()
 
     def parts(self, name: str) -> Parts:
         """A weight in nf4 or plain, and what its format keeps beside it."""

@@ -21,7 +21,7 @@ def checkpoint(source: Checkpoint, directory: Path, layout: Layout) -> Checkpoin
     """A plain checkpoint in another layout; its lineage is the same."""
     architecture = Architecture.read(source.path)
     shutil.copytree(source.path, directory)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in narrow.tensors(source.path).items():
         covered = schemes.covers(name, tuple(tensor.shape))
         tensors |= parts(name, tensor, layout, schemes.group_size(architecture)) if covered else {name: tensor}

@@ -35,6 +35,7 @@ PROGRAMS: Final = {
     "footprint": ("footprint", "what checkpoints take: bytes, time to load, a cold request, memory"),
     "gpu": ("gpu", "the true architecture with random weights on a GPU: memory, latency, batches, search"),
     "latency": ("latency", "what one caller waits for, by length of the recording and form of the model"),
+    "layouts": ("layouts", "what each layout costs in quality, and what it takes on disk"),
     "live": ("live", "quality and lag of live translation, and how many speakers fit"),
     "load": ("load", "what the server gives many callers, how soon, and when it begins to refuse"),
     "long-audio": ("long_audio", "an hour of speech in one request: when its text begins, and what memory it takes"),

@@ -87,16 +87,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             checkpoint = _FORMS[name](Path(folder) / name)
             languages = [checkpoint.lineage["language"]] if "language" in checkpoint.lineage else list(LANGUAGES)
             requests = [(samples, code) for code in languages for samples in clips]
-            embedded, ours = (_translated(engine, checkpoint.path, requests) for engine in ("transformers", "vllm"))
+            embedded, ours = (translated(engine, checkpoint.path, requests) for engine in ("transformers", "vllm"))
             numbers.append(_compared(name, checkpoint, embedded, ours))
             if name == "pocket":
-                stock = _translated("vllm", checkpoint.path, requests, _WITHOUT_OURS)
+                stock = translated("vllm", checkpoint.path, requests, _WITHOUT_OURS)
                 own_class = _waits(stock, ours) | {"same": _n_same(stock, ours), "of": len(ours)}
     _print(numbers, own_class)
     return {"clips": len(clips), "domain": _DOMAIN, "checkpoints": numbers, "own_class": own_class}
 
 
-def _translated(
+def translated(
     engine: str, checkpoint: Path, requests: Sequence[tuple[Samples, str]], environment: Mapping[str, str] | None = None
 ) -> list[Said]:
     """What an engine makes of clips, in a process of its own: vLLM loads its plugins once in each."""

@@ -118,7 +118,7 @@ def _changes_the_tower(stage: Stage, recipe: Recipe) -> bool:
             return stage.part == "tower"
         case Export():
             adapted = [one for one in recipe.stages if isinstance(one, Qlora)]
-            in_4_bits = stage.layout != "bf16" and not any(one.quantisation == "nf4" for one in adapted)
+            in_4_bits = stage.layout in ("paper", "compact") and not any(one.quantisation == "nf4" for one in adapted)
             return in_4_bits or any(one.modules == "all" for one in adapted)
         case _:
             return False

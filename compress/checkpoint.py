@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compress.errors import CheckpointError
+from compress.weights.schemes import METHOD
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +119,7 @@ class Checkpoint:
     def load_model(self, device: str, dtype: torch.dtype) -> Qwen2AudioForConditionalGeneration:
         """Loads the weights in evaluation mode, from local safetensors files only.
 
-        4-bit weights stay as they are, an adapter is put into the modules that it adapts and frozen.
+        nf4 stays as it is, other quantised weights become plain, an adapter is put into what it adapts and frozen.
 
         Args:
             device: where to.
@@ -127,7 +128,8 @@ class Checkpoint:
         Raises:
             CheckpointError: a package is missing that these weights need, or the adapter fits other weights.
         """
-        quantised = (self.quantisation or {}).get("quant_method") == "bitsandbytes"
+        method = (self.quantisation or {}).get("quant_method")
+        quantised = method == "bitsandbytes"
         needed = {"bitsandbytes": quantised, "peft": self.adapter is not None}
         self._check_installed([package for package, wanted in needed.items() if wanted])
 
@@ -135,14 +137,20 @@ class Checkpoint:
 
         from compress.attention import GROUPED
 
-        model: Qwen2AudioForConditionalGeneration = Qwen2AudioForConditionalGeneration.from_pretrained(
-            self.path,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation=GROUPED,
-            device_map=device if quantised else None,  # 4-bit weights would choose a device for themselves
-        )
+        model: Qwen2AudioForConditionalGeneration
+        if method == METHOD:
+            from compress.weights import compressed_tensors
+
+            model = compressed_tensors.load(self.path, dtype)
+        else:
+            model = Qwen2AudioForConditionalGeneration.from_pretrained(
+                self.path,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation=GROUPED,
+                device_map=device if quantised else None,  # 4-bit weights would choose a device for themselves
+            )
         if quantised:
             _settle(model, dtype)
         else:

@@ -10,6 +10,9 @@ from typing import Any, Final
 from compress.checks import formats, processor, structure
 from compress.checks.patient import ENGINES, EngineName, Finding, Patient
 from compress.errors import CheckpointError
+from compress.weights import schemes
+
+INTEGER_KERNELS: Final = "on a GPU or a CPU with AVX-512 VNNI"  # where vLLM has them
 
 # In this order: later checks use what earlier ones have read.
 _CHECKS: Final[Mapping[str, Callable[[Patient], Iterator[Finding]]]] = {
@@ -36,11 +39,13 @@ class Engine:
         name: of the engine.
         reasons: why not; none if it can.
         needs: packages that it needs for this checkpoint beside itself.
+        where: on what device alone it computes these weights rightly; empty where on any.
     """
 
     name: EngineName
     reasons: tuple[str, ...]
     needs: tuple[str, ...]
+    where: str
 
     @property
     def serves(self) -> bool:
@@ -93,8 +98,14 @@ def examine(directory: str | Path) -> Report:
     patient = Patient(path)
     checks = {name: tuple(check(patient)) for name, check in _CHECKS.items()}
     findings = [finding for found in checks.values() for finding in found]
+    in_integers = schemes.integer_bits(patient.quantisation) is not None
     engines = tuple(
-        Engine(name, tuple(one.message for one in findings if name in one.blocks), _needs(name, patient))
+        Engine(
+            name,
+            tuple(one.message for one in findings if name in one.blocks),
+            _needs(name, patient),
+            INTEGER_KERNELS if name == "vllm" and in_integers else "",  # transformers computes with plain weights
+        )
         for name in ENGINES
     )
     return Report(path, checks, engines)
@@ -106,6 +117,4 @@ def _needs(engine: EngineName, patient: Patient) -> tuple[str, ...]:
         needed.append("bitsandbytes" if engine == "transformers" else "vllm-bnb-plugin")
     if patient.adapter is not None and engine == "transformers":
         needed.append("peft")
-    if (patient.quantisation or {}).get("quant_method") == "compressed-tensors":
-        needed.append("compressed-tensors")
     return tuple(needed)

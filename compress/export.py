@@ -1,31 +1,34 @@
 """The last stage: a checkpoint in the form in which it is shipped, proven to load and to translate.
 
 Layouts: `paper`, what the paper stored bit for bit (nf4, everything else and the adapter in fp32); `compact`, the
-same with everything else and the adapter in bf16, or the adapter merged into the 4-bit weights; `bf16`, plain weights.
+same with everything else and the adapter in bf16, or the adapter merged into the 4-bit weights; `bf16`, plain weights;
+and those of `quantised_export`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import torch
 
-from compress import card, decoding, doctor
+from compress import card, decoding, doctor, llm_compressor, quantised_export
 from compress.audio import Samples
 from compress.checkpoint import Checkpoint
 from compress.errors import CheckpointError, RecipeError
 from compress.prompt import Prompt
 from compress.recipe_stages import Export
+from compress.training.collate import TrainingExample
 from compress.translate import translate
-from compress.weights import storage
+from compress.weights import schemes, storage
 from compress.weights.storage import Form
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-_FORMS: Final[dict[Literal["bf16", "paper", "compact"], Form]] = {
+_FORMS: Final[dict[str, Form]] = {
     "bf16": Form(None, torch.bfloat16),
     "paper": Form("all", torch.float32),
     "compact": Form("all", torch.bfloat16),
@@ -33,7 +36,16 @@ _FORMS: Final[dict[Literal["bf16", "paper", "compact"], Form]] = {
 _TRIAL_TOKENS: Final = 32
 
 
-def run(stage: Export, source: Checkpoint, out: Path, *, clip: Samples, prompt: Prompt) -> Checkpoint:
+def run(
+    stage: Export,
+    source: Checkpoint,
+    out: Path,
+    *,
+    clip: Samples,
+    prompt: Prompt,
+    training: Sequence[TrainingExample] = (),
+    environment: Path = llm_compressor.ENVIRONMENT,
+) -> Checkpoint:
     """Writes a checkpoint in another layout, loads it back and has it translate a clip; not again if it is there.
 
     Args:
@@ -42,18 +54,25 @@ def run(stage: Export, source: Checkpoint, out: Path, *, clip: Samples, prompt: 
         out: the checkpoint to make; one already there is replaced only when the new one is whole.
         clip: what the new checkpoint has to translate, shape (n_samples,), at most 30 s at 16 kHz.
         prompt: what it is asked.
+        training: of which layouts that are calibrated take some.
+        environment: where llm-compressor is installed, which some layouts need.
 
     Raises:
-        RecipeError: there is no adapter to merge, or the layout keeps it apart.
+        RecipeError: there is no adapter to merge, or the layout keeps it apart; no llm-compressor, or no training data.
         CheckpointError: the source is damaged, `out` holds something else, or what was written does not work.
     """
     _check(stage, source, out)
     settings = stage.model_dump(mode="json")
-    made_from = storage.digest(settings, prompt.text, source.identity)
+    heard = quantised_export.chosen(training, stage.n_calibration)
+    keys = [[(one.id, one.audio.key, one.target) for one in heard]] if heard else []
+    made_from = storage.digest(settings, prompt.text, source.identity, *keys)
     if storage.is_made(out, made_from):
         return Checkpoint.open(out)
     temporary = storage.begin(out)
-    storage.rewrite(source, temporary, _form(stage))
+    if stage.layout in schemes.LAYOUTS:
+        quantised_export.write(stage, source, temporary, heard, prompt, environment)
+    else:
+        storage.rewrite(source, temporary, _form(stage))
     text = try_out(Checkpoint.open(temporary), clip, prompt)
     form = ", ".join(
         [stage.layout, *(["merged"] if stage.merge else []), *(["decoder only"] if stage.modules == "decoder" else [])]
@@ -192,6 +211,8 @@ def _check(stage: Export, source: Checkpoint, out: Path) -> None:
         raise RecipeError(f"{out} is the checkpoint to export: name another directory")
     if stage.merge and source.adapter is None:
         raise RecipeError(f"{source.name} has no adapter to merge")
+    if source.adapter is not None and not stage.merge and stage.layout in schemes.LAYOUTS:
+        raise RecipeError(f"layout {stage.layout} has no adapter beside it, and {source.name} has one: merge it")
     if stage.modules == "decoder" and stage.layout != "compact":
         raise RecipeError(f"modules decoder is for layout compact: {stage.layout} says itself what is in 4 bits")
     if stage.merge and stage.layout == "paper":
@@ -202,7 +223,12 @@ def _check(stage: Export, source: Checkpoint, out: Path) -> None:
 
 def _same_weights(stage: Export, source: Checkpoint) -> bool:
     """Whether the new files hold the very numbers that the source computes with, so that its scores are theirs."""
-    if stage.merge or stage.modules == "decoder" or (source.adapter is not None and stage.layout != "paper"):
+    if (
+        stage.layout in schemes.LAYOUTS
+        or stage.merge
+        or stage.modules == "decoder"
+        or (source.adapter is not None and stage.layout != "paper")
+    ):
         return False
     if stage.layout == "bf16":
         return source.quantisation is None and source.stored_dtype == torch.bfloat16

@@ -17,7 +17,21 @@ from typing import Final
 from rich.markup import escape
 from rich.progress import Progress
 
-from compress import card, comet, dataset, distill, evaluation, export, finetune, hub, prune, qlora, shared_stages
+from compress import (
+    card,
+    comet,
+    dataset,
+    distill,
+    evaluation,
+    export,
+    finetune,
+    hub,
+    llm_compressor,
+    prune,
+    qlora,
+    quantised_export,
+    shared_stages,
+)
 from compress.audio import WINDOW_S
 from compress.checkpoint import Checkpoint
 from compress.dataset import Corpus, Utterance
@@ -53,6 +67,7 @@ class Pipeline:
         labels: the teacher's translations, once a stage has made them.
         made: each stage's checkpoint by its name, so far.
         comet_environment: where COMET is installed, if results are scored by it.
+        quantise_environment: where llm-compressor is installed, if something is exported that needs it.
     """
 
     recipe: Recipe
@@ -61,6 +76,7 @@ class Pipeline:
     labels: tuple[TrainingExample, ...] = ()
     made: dict[str, Checkpoint] = field(default_factory=dict)
     comet_environment: Path = comet.ENVIRONMENT
+    quantise_environment: Path = llm_compressor.ENVIRONMENT
 
     def run(self, again: Sequence[str] = ()) -> list[Result]:
         """Carries out all stages, and reports on each checkpoint, the recipe's own model first.
@@ -145,6 +161,8 @@ class Pipeline:
                 return _examples(self.split("search")) + (self.training(Mix()) if stage.recovery else [])
             case Distill():
                 return _examples(self.split("train"))
+            case Export() if stage.n_calibration:
+                return _examples(self.split("train")) + _examples(self.split("report"))
             case _:
                 return _examples(self.split("report"))
 
@@ -168,7 +186,16 @@ class Pipeline:
                 return qlora.run(stage, self.recipe, examples, source, out, place, self.progress, self.cache)
             case Export():
                 clip = self.split("report")[0].audio.load()
-                return export.run(stage, source, out, clip=clip, prompt=self.recipe.wording)
+                training = _examples(self.split("train")) if stage.n_calibration else []
+                return export.run(
+                    stage,
+                    source,
+                    out,
+                    clip=clip,
+                    prompt=self.recipe.wording,
+                    training=training,
+                    environment=self.quantise_environment,
+                )
 
     def _distill(self, stage: Distill, place: Path) -> None:
         teacher = self.made[stage.teacher]
@@ -233,6 +260,8 @@ class Pipeline:
         for stage in self.recipe.stages:
             if isinstance(stage, Prune):
                 prune.check(stage)
+            if isinstance(stage, Export):
+                quantised_export.check(stage, self.quantise_environment)
         if self.recipe.comet_model is not None:
             comet.check(self.recipe.comet_model, self.comet_environment)
 
@@ -247,7 +276,8 @@ class Pipeline:
                 if stage.metric == "COMET":
                     comet.refuse_untranscribed([one.transcript for one in found], "utterances to search on")
             if isinstance(stage, Finetune | Qlora | Distill) or (
-                isinstance(stage, Prune) and stage.recovery is not None
+                (isinstance(stage, Prune) and stage.recovery is not None)
+                or (isinstance(stage, Export) and stage.n_calibration)
             ):
                 self.split("train")
             if isinstance(stage, Finetune | Qlora) and stage.mix.out_of_domain:

@@ -19,7 +19,7 @@ from compress.audio_plan import audio_bytes
 from compress.checkpoint import POCKET
 from compress.recipe import Recipe
 from compress.recipe_stages import Distill, Export, Finetune, Mix, Optimisation, Prune, Qlora, Stage
-from compress.weights import adapter, quantise
+from compress.weights import adapter, quantise, schemes
 from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
 from compress.weights.quantise import Modules
 from compress.weights.size import Layout, plan_size, planned_entries
@@ -159,6 +159,9 @@ def _needs(recipe: Recipe, whole: _Form) -> Iterator[Need]:
                 work = result + _STATE_BYTES["fp32"] * current.adapter_parameters
             case Export():
                 result = current.stored(width=4 if stage.layout == "paper" else 2)
+                if stage.layout in schemes.LAYOUTS:
+                    work = result  # a plain copy, which goes again
+                    result = plan_size(current.architecture, Layout(stage.layout)).tensor_bytes
         layers = (current.architecture.n_tower_layers, current.architecture.n_layers)
         yield Need(stage.name, stage.stage, _data(stage, recipe), layers, result, memory, work)
 
@@ -175,7 +178,7 @@ def _after(stage: Stage, before: _Form) -> _Form:
                 nf4 = stage.modules
             return replace(before, nf4=nf4, qlora=stage)
         case Export():
-            if stage.layout == "bf16":
+            if stage.layout in ("bf16", *schemes.LAYOUTS):
                 nf4 = None
             elif nf4 is None or stage.modules == "decoder":
                 nf4 = stage.modules
@@ -200,7 +203,8 @@ def _data(stage: Stage, recipe: Recipe) -> str:
         case Distill():
             return f"{_train(recipe)} utterances to translate"
         case Export():
-            return "one utterance to try"
+            calibrated = f"{stage.n_calibration} utterances to calibrate with, " if stage.n_calibration else ""
+            return f"{calibrated}one utterance to try"
 
 
 def _mix(mix: Mix, recipe: Recipe) -> str:

@@ -11,6 +11,9 @@ from compress.validation import Strict, refuse
 Part = Literal["tower", "projector", "decoder", "embeddings", "lm_head"]
 Metric = Literal["chrF", "chrF++", "BLEU", "COMET"]
 
+CALIBRATED: Final = ("w4a16", "int8")
+CALIBRATION: Final = 128  # utterances, where nothing else is said
+
 COMET_MODEL: Final = "Unbabel/wmt20-comet-da"  # the paper's (section 5)
 
 
@@ -173,16 +176,33 @@ class Qlora(_Stage):
 
 
 class Export(_Stage):
-    """Writes the checkpoint as it is shipped: `paper` bit for bit what the paper stored, `compact` the rest in bf16.
+    """Writes the checkpoint as it is shipped.
 
-    `modules: decoder` has the decoder alone in nf4, as vLLM can load it.
+    Attributes:
+        layout: `paper`, bit for bit what the paper stored; `compact`, the rest in bf16; `bf16`, plain weights; and what
+            vLLM has kernels for, the decoder's weights in 4 or 8 bits: `w4a16`, `int8`, `fp8`.
+        merge: add the adapter to the weights, as vLLM's layouts need it.
+        modules: of `compact`: what is in nf4, all, or the decoder alone, as vLLM can load it.
+        calibration: of `w4a16` and `int8`: utterances of the training data from which GPTQ learns how to round.
     """
 
     stage: Literal["export"] = "export"
-    layout: Literal["bf16", "paper", "compact"] = "compact"
+    layout: Literal["bf16", "paper", "compact", "w4a16", "int8", "fp8"] = "compact"
     merge: bool = False
-    # left out where it says nothing, so that what was exported before there was a choice is not made anew
+    # left out where they say nothing, so that what was exported before there was a choice is not made anew
     modules: Literal["all", "decoder"] = Field("all", exclude_if=lambda value: value == "all")
+    calibration: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
+
+    @property
+    def n_calibration(self) -> int:
+        """Utterances that it reads of the training data."""
+        return (self.calibration or CALIBRATION) if self.layout in CALIBRATED else 0
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> Self:
+        needless = self.calibration is not None and self.layout not in CALIBRATED
+        refuse([f"calibration is for layouts {' and '.join(CALIBRATED)}"] if needless else [])
+        return self
 
 
 Stage = Annotated[Finetune | Prune | Distill | Qlora | Export, Field(discriminator="stage")]

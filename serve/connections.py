@@ -36,6 +36,7 @@ class ConnectionConfig(uvicorn.Config):
     def __init__(self, app: ASGIApp, metrics: Metrics, max_connections: int, idle_s: float, **options: Any) -> None:
         super().__init__(
             app,
+            loop="asyncio",  # whether or not some other package has brought uvloop
             http=Connection,
             ws=LiveConnection,
             ws_max_size=MAX_MESSAGE_BYTES,

@@ -21,7 +21,10 @@ _OPEN = (
     "prompt",
     "reading",
     "weights.architectures",
+    "weights.compressed_tensors",
+    "weights.entries",
     "weights.key_layout",
+    "weights.schemes",
     "weights.size",
 )
 SEAM = {f"compress.{name}" for name in _OPEN}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,10 +11,12 @@ from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS,
 from compress.checks.patient import Finding, Patient, first_of, outside_the_decoder
 from compress.errors import CheckpointError
 from compress.weights.architectures import Architecture, is_linear
+from compress.weights.entries import read_header
 from compress.weights.key_layout import hub_name, memory_name
-from compress.weights.size import read_header
+from compress.weights.schemes import PACKED, PACKED_TOGETHER, SCALE, SHAPE
 
 _LM_HEAD: Final = "language_model.lm_head.weight"
+_READ: Final = (("int", 4), ("int", 8), ("float", 8))
 
 
 def quantisation(patient: Patient) -> Iterator[Finding]:
@@ -26,13 +29,13 @@ def quantisation(patient: Patient) -> Iterator[Finding]:
     elif method == "bitsandbytes":
         yield from _bitsandbytes(patient, settings)
     elif method == "compressed-tensors":
-        yield from _compressed_tensors(settings)
+        yield from _compressed_tensors(patient, settings)
     else:
         yield Finding(f"quantization_config is for {method}, which nothing here can load")
-    if outside := outside_the_decoder(patient.nf4):
+    if outside := outside_the_decoder(patient.nf4 | patient.compressed.keys()):
         message = (
-            f"{len(outside)} weights of tower and projector are in nf4, such as {outside[0]}: vLLM loads these plain "
-            "only; quantise the decoder alone, or export bf16"
+            f"{len(outside)} weights of tower and projector are quantised, such as {outside[0]}: vLLM loads these "
+            "plain only; quantise the decoder alone, or export bf16"
         )
         yield Finding(message, blocks=("vllm",))
 
@@ -58,14 +61,59 @@ def _bitsandbytes(patient: Patient, settings: dict[str, Any]) -> Iterator[Findin
         yield Finding(f"{len(hidden)} weights are in nf4, such as {min(hidden)}, which the skip list leaves out")
 
 
-def _compressed_tensors(settings: dict[str, Any]) -> Iterator[Finding]:
-    for entry in settings.get("ignore") or []:
-        if not str(entry).startswith("re:"):
+def _compressed_tensors(patient: Patient, settings: dict[str, Any]) -> Iterator[Finding]:
+    ignored = [str(entry) for entry in settings.get("ignore") or []]
+    for entry in ignored:
+        if not entry.startswith("re:"):
             message = (
                 f"quantization_config.ignore has {entry}, a name on disk, which transformers does not match: write "
                 "regular expressions, such as re:.*lm_head"
             )
             yield Finding(message, blocks=("transformers",))
+    yield from _strange_schemes(settings)
+    if patient.architecture is None or not patient.entries:
+        return
+    if problems := _damaged_parts(patient):
+        yield Finding(first_of(problems))
+    groups = (settings.get("config_groups") or {}).values()
+    if any(group.get("targets") != ["Linear"] for group in groups):
+        return  # which modules others mean is for those to say who load them
+    declared = {
+        name
+        for name, shape in patient.architecture.shapes().items()
+        if (is_linear(name, shape) or name == _LM_HEAD) and not is_ignored(name.removesuffix(".weight"), ignored)
+    }
+    held = patient.compressed.keys()
+    if plain := declared - held:
+        yield Finding(f"{len(plain)} weights are not quantised, such as {min(plain)}, and no ignore list says so")
+    if hidden := held - declared:
+        yield Finding(f"{len(hidden)} weights are quantised, such as {min(hidden)}, which the ignore list leaves out")
+
+
+def _strange_schemes(settings: dict[str, Any]) -> Iterator[Finding]:
+    """Forms of weights that `weights.compressed_tensors` does not read."""
+    for group in (settings.get("config_groups") or {}).values():
+        weights = group.get("weights") or {}
+        kind = (weights.get("type"), weights.get("num_bits"))
+        if kind not in _READ or not weights.get("symmetric", True) or weights.get("actorder") == "group":
+            message = f"weights are quantised as {json.dumps(weights)}, which is read by vLLM only"
+            yield Finding(message, blocks=("transformers",))
+
+
+def _damaged_parts(patient: Patient) -> list[str]:
+    """Quantised weights whose parts do not make one."""
+    problems = []
+    for name, shape in patient.compressed.items():
+        packed, scale = patient.entries.get(name + PACKED), patient.entries.get(name + SCALE)
+        if shape is None:
+            problems.append(f"{name + SHAPE} is missing")
+        elif scale is None:
+            problems.append(f"{name + SCALE} is missing")
+        elif scale.shape[0] != shape[0] or shape[1] % scale.shape[1]:
+            problems.append(f"{name} of shape {shape} cannot have scales of {scale.shape}")
+        elif packed and packed.shape not in [(shape[0], -(-shape[1] // each)) for each in PACKED_TOGETHER]:
+            problems.append(f"{packed.name} of shape {packed.shape} cannot hold {shape[0]} × {shape[1]} integers")
+    return problems
 
 
 def adapter(patient: Patient) -> Iterator[Finding]:
@@ -120,6 +168,15 @@ def _misfits(patient: Patient, architecture: Architecture, settings: dict[str, A
 def is_skipped(module: str, skipped: list[str]) -> bool:
     """Whether transformers leaves a module (its name in memory) plain when it prepares a model for 4-bit weights."""
     return any(re.match(entry, module) or module.endswith(entry) for entry in skipped)
+
+
+def is_ignored(module: str, ignored: list[str]) -> bool:
+    """Whether compressed-tensors' list leaves a module out, by its name on disk as by that in memory."""
+    names = (module, memory_name(module))
+    return any(
+        all(re.match(entry.removeprefix("re:"), name) for name in names) if entry.startswith("re:") else entry in names
+        for entry in ignored
+    )
 
 
 def is_target(module: str, settings: dict[str, Any]) -> bool:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from compress.weights.architectures import Architecture
-from compress.weights.size import Entry
+from compress.weights import schemes
+from compress.weights.architectures import Architecture, Shape
+from compress.weights.entries import NF4_STATE, Entry
 
 EngineName = Literal["transformers", "vllm"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
-
-_NF4_STATE: Final = ".quant_state.bitsandbytes__nf4"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,17 @@ class Patient:
     @property
     def nf4(self) -> set[str]:
         """Names of the weights that the files hold in nf4."""
-        return {name.removesuffix(_NF4_STATE) for name in self.entries if name.endswith(_NF4_STATE)}
+        return {name.removesuffix(NF4_STATE) for name in self.entries if name.endswith(NF4_STATE)}
+
+    @property
+    def compressed(self) -> dict[str, Shape | None]:
+        """Weights that the files hold as compressed-tensors stores them, and their shapes; None where nothing says."""
+        found: dict[str, Shape | None] = {}
+        for name in schemes.compressed(self.entries):
+            packed = self.entries.get(name + schemes.PACKED)
+            plain = self.entries.get(name)
+            found[name] = packed.holds if packed else plain.shape if plain else None
+        return found
 
 
 def first_of(problems: list[str]) -> str:

@@ -9,10 +9,12 @@ from typing import Final
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, missing_files, read_object, unsafe_files
 from compress.checks.patient import Finding, Patient, first_of
 from compress.errors import CheckpointError
-from compress.weights.architectures import Architecture
+from compress.weights.architectures import Architecture, Shape
+from compress.weights.entries import read_header
 from compress.weights.key_layout import KeyLayout, hub_name, layout_of
-from compress.weights.size import read_header
+from compress.weights.schemes import METHOD, weight_of
 
+_NAMED: Final = ("bitsandbytes", METHOD)
 _INDEX: Final = "model.safetensors.index.json"
 _LAYER: Final = re.compile(r"(audio_tower|language_model\.model)\.layers\.(\d+)\.")
 
@@ -108,16 +110,19 @@ def tensors(patient: Patient) -> Iterator[Finding]:
     Left out where numbers of layers differ, which says it better, and for formats with other names.
     """
     method = (patient.quantisation or {}).get("quant_method", "bitsandbytes")
-    if patient.architecture is None or not patient.entries or method != "bitsandbytes" or any(layers(patient)):
+    if patient.architecture is None or not patient.entries or method not in _NAMED or any(layers(patient)):
         return
     shapes = patient.architecture.shapes()
-    held = {name: entry.shape for name, entry in patient.entries.items() if ".weight." not in name}
+    held: dict[str, Shape | None] = {
+        name: entry.shape for name, entry in patient.entries.items() if ".weight." not in name and not weight_of(name)
+    }
+    held |= patient.compressed
     problems = [f"{name} is missing" for name in shapes if name not in held]
     problems += [f"{name} belongs to nothing" for name in held if name not in shapes]
     problems += [
         f"{name} has shape {held[name]}, and config.json asks for {shape}"
         for name, shape in shapes.items()
-        if name in held and name not in patient.nf4 and held[name] != shape
+        if name in held and name not in patient.nf4 and held[name] not in (shape, None)  # what is None, `formats` says
     ]
     if problems:
         yield Finding(first_of(problems))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -15,7 +15,12 @@ from compress.audio import decode
 from compress.commands.console import console
 from compress.errors import RecipeError
 from compress.prompt import translation
-from compress.recipe_stages import Export
+from compress.recipe_stages import CALIBRATED, Export
+from compress.validation import validate
+
+if TYPE_CHECKING:
+    from compress.prompt import Prompt
+    from compress.training.collate import TrainingExample
 
 
 def doctor(
@@ -37,7 +42,8 @@ def doctor(
         for engine in report.engines:
             verdict = "[green]can serve it" if engine.serves else "[red]cannot serve it"
             needs = f", with {', '.join(engine.needs)}" if engine.serves and engine.needs else ""
-            table.add_row(engine.name, verdict + needs)
+            where = f", {engine.where}" if engine.serves and engine.where else ""
+            table.add_row(engine.name, verdict + needs + where)
         Console().print(table)
     if not any(engine.serves for engine in report.engines):
         raise typer.Exit(1)
@@ -46,9 +52,15 @@ def doctor(
 def export(
     checkpoint: Annotated[str, typer.Argument(help="The checkpoint: pocket, a directory, or a hub name.")],
     out: Annotated[Path | None, typer.Option(help="Directory to write.", file_okay=False)] = None,
-    layout: Annotated[str, typer.Option(help="bf16, paper or compact.")] = "compact",
+    layout: Annotated[
+        str, typer.Option(help="bf16, paper, compact, or what vLLM has kernels for: w4a16, int8, fp8.")
+    ] = "compact",
     merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to the weights.")] = False,
     modules: Annotated[str, typer.Option(help="What compact has in 4 bits: all, or the decoder alone.")] = "all",
+    recipe: Annotated[
+        str | None, typer.Option(help="Whose training data, language and prompt w4a16 and int8 are calibrated with.")
+    ] = None,
+    calibration: Annotated[int | None, typer.Option(help="How many of its utterances: 128, or so many.", min=1)] = None,
     clip: Annotated[
         Path | None, typer.Option(help="Speech that it has to translate before it counts.", exists=True, dir_okay=False)
     ] = None,
@@ -60,8 +72,8 @@ def export(
     from compress import export as exports
     from compress import hub
 
-    if layout not in ("bf16", "paper", "compact"):
-        raise RecipeError(f"no layout {layout!r}; layouts: bf16, paper, compact")
+    if layout not in (layouts := get_args(Export.model_fields["layout"].annotation)):
+        raise RecipeError(f"no layout {layout!r}; layouts: {', '.join(layouts)}")
     if modules not in ("all", "decoder"):
         raise RecipeError(f"no modules {modules!r}; modules: all, decoder")
     if out is None and push is None:
@@ -72,8 +84,12 @@ def export(
     if out is not None:
         if clip is None:
             raise RecipeError("--out needs a --clip of English speech to prove that the result translates")
-        stage = Export.model_validate({"layout": layout, "merge": merge, "modules": modules})
-        made = exports.run(stage, made, out, clip=decode(clip, max_s=30), prompt=translation(to))
+        settings = {"layout": layout, "merge": merge, "modules": modules, "calibration": calibration}
+        stage = validate(Export, settings, "the export")
+        training, prompt = _calibration(recipe, stage)
+        made = exports.run(
+            stage, made, out, clip=decode(clip, max_s=30), prompt=prompt or translation(to), training=training
+        )
         trial = escape(repr(made.lineage["trial"]))
         console.print(f"{escape(str(made.path))}: {made.n_bytes / 1e6:.1f} MB, {trial}", soft_wrap=True)
     if push is not None:
@@ -82,3 +98,20 @@ def export(
             console.print(f"{size:>14,}  {escape(path)}", highlight=False)
         done = "would be uploaded" if dry_run else "uploaded"
         console.print(f"{upload.n_bytes:,} bytes {done} to {escape(push)}")
+
+
+def _calibration(recipe: str | None, stage: Export) -> tuple[list[TrainingExample], Prompt | None]:
+    """Training data and the prompt that goes with it, where the layout needs them."""
+    from compress import dataset
+    from compress import recipe as recipes
+    from compress.training.collate import TrainingExample
+
+    if not stage.n_calibration:
+        if recipe is not None:
+            raise RecipeError(f"--recipe is for layouts that are calibrated: {', '.join(CALIBRATED)}")
+        return [], None
+    if recipe is None:
+        raise RecipeError(f"layout {stage.layout} is calibrated with a recipe's training data: name it with --recipe")
+    chosen = recipes.load(recipe)
+    utterances = dataset.load(chosen.data, chosen.language, "train").utterances
+    return [TrainingExample(one.id, one.audio, one.translation) for one in utterances], chosen.wording

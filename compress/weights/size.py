@@ -16,43 +16,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors import SafetensorError, safe_open
-
 from compress.errors import CheckpointError
+from compress.weights import schemes
 from compress.weights.architectures import Architecture, Shape, is_linear
+from compress.weights.entries import NF4_STATE, Entry, n_weights, read_header
 
 GROUPS: Final = ("audio tower", "projector", "embeddings", "decoder", "lm_head", "adapter", "other")
 LORA_RANK: Final = 64
 
-# Bytes of an element. Other dtypes hold codes of formats whose weights nothing here can count.
-_WIDTHS: Final = {"U8": 1, "BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-
 # bitsandbytes: weights a scale belongs to, and scales a scale of scales belongs to.
 _NF4_BLOCK: Final = 64
 _NF4_NESTED_BLOCK: Final = 256
-_NF4_STATE: Final = ".quant_state.bitsandbytes__nf4"
-_NF4_COMPANIONS: Final = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", _NF4_STATE)
+# compressed-tensors: 4-bit weights in an int32.
+_PACKED_TOGETHER: Final = 8
 # The one number of the state that the weights decide. A plan's is as long as most are, real ones differ by some bytes.
 _TYPICAL_OFFSET: Final = 0.05204264447093012
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor as a safetensors header describes it; `dtype` is safetensors' name, such as `BF16`."""
-
-    name: str
-    shape: Shape
-    dtype: str
-
-    @property
-    def n_elements(self) -> int:
-        """Elements stored: for packed weights fewer than the weights they hold."""
-        return math.prod(self.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the tensor itself, without its part of the header."""
-        return self.n_elements * _WIDTHS[self.dtype]
 
 
 class Layout(StrEnum):
@@ -61,6 +39,9 @@ class Layout(StrEnum):
     BF16 = "bf16"
     PAPER = "paper"
     COMPACT = "compact"
+    W4A16 = "w4a16"
+    INT8 = "int8"
+    FP8 = "fp8"
 
 
 @dataclass
@@ -168,23 +149,9 @@ def plan_size(architecture: Architecture, layout: Layout) -> Size:
     return summarise(f"{architecture.name}, {layers} layers, {layout}", planned_entries(architecture, layout))
 
 
-def read_header(file: Path) -> list[Entry]:
-    """The tensors of one safetensors file; no weight is read.
-
-    Raises:
-        CheckpointError: not safetensors, or cut short.
-    """
-    try:
-        with safe_open(file, framework="np") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            return [Entry(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()]
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is no readable safetensors file: {error}") from error
-
-
 def planned_entries(architecture: Architecture, layout: Layout) -> list[Entry]:
     """The entries of a checkpoint in that layout, adapter included."""
-    return list(_LAYOUTS[layout](architecture.shapes()))
+    return list(_LAYOUTS[layout](architecture))
 
 
 def summarise(
@@ -200,7 +167,7 @@ def summarise(
     dtypes: defaultdict[str, Share] = defaultdict(Share)
     for entry in known.values():
         group = group_of(entry.name)
-        counted = _logical(entry, known)
+        counted = n_weights(entry, known)
         logical = 0 if group == "adapter" else counted
         for share in (groups[group], dtypes[entry.dtype]):
             share.logical += logical
@@ -228,31 +195,35 @@ def group_of(name: str) -> str:
     return "other"
 
 
-def _logical(entry: Entry, known: dict[str, Entry]) -> int:
-    if _is_companion(entry, known):
-        return 0
-    if entry.name + _NF4_STATE in known:
-        return 2 * entry.n_elements  # two weights a byte
-    if entry.dtype == "U8" or entry.dtype not in _WIDTHS:
-        raise CheckpointError(
-            f"{entry.name} is stored as {entry.dtype}; what can be counted is BF16, F16, F32, F64 and bitsandbytes nf4"
-        )
-    return entry.n_elements
+def _bf16(architecture: Architecture) -> Iterator[Entry]:
+    return (Entry(name, shape, "BF16") for name, shape in architecture.shapes().items())
 
 
-def _is_companion(entry: Entry, known: dict[str, Entry]) -> bool:
-    """Whether it belongs to a weight in nf4 and holds none itself."""
-    weight = entry.name.rpartition(".weight.")[0] + ".weight"
-    return entry.name.endswith(_NF4_COMPANIONS) and weight + _NF4_STATE in known
+def _w4a16(architecture: Architecture) -> Iterator[Entry]:
+    """The decoder's linear modules in packed 4-bit integers, as compressed-tensors saves them."""
+    group = schemes.group_size(architecture)
+    for name, shape in architecture.shapes().items():
+        if not schemes.covers(name, shape):
+            yield Entry(name, shape, "BF16")
+            continue
+        rows, columns = shape
+        yield Entry(name + schemes.PACKED, (rows, math.ceil(columns / _PACKED_TOGETHER)), "I32", shape)
+        yield Entry(name + schemes.SCALE, (rows, columns // group), "BF16")
+        yield Entry(name + schemes.SHAPE, (2,), "I64")
 
 
-def _bf16(shapes: dict[str, Shape]) -> Iterator[Entry]:
-    return (Entry(name, shape, "BF16") for name, shape in shapes.items())
+def _8_bits(architecture: Architecture, dtype: str) -> Iterator[Entry]:
+    """The decoder's linear modules in 8 bits with a scale a row."""
+    for name, shape in architecture.shapes().items():
+        covered = schemes.covers(name, shape)
+        yield Entry(name, shape, dtype if covered else "BF16")
+        if covered:
+            yield Entry(name + schemes.SCALE, (shape[0], 1), "BF16")
 
 
-def _qlora(shapes: dict[str, Shape], rest: str) -> Iterator[Entry]:
+def _qlora(architecture: Architecture, rest: str) -> Iterator[Entry]:
     """Linear modules in nf4 with double quantisation and a LoRA each, as bitsandbytes and peft save them."""
-    for name, shape in shapes.items():
+    for name, shape in architecture.shapes().items():
         if not is_linear(name, shape):
             yield Entry(name, shape, rest)
             continue
@@ -262,7 +233,7 @@ def _qlora(shapes: dict[str, Shape], rest: str) -> Iterator[Entry]:
         yield Entry(f"{name}.quant_map", (16,), "F32")
         yield Entry(f"{name}.nested_absmax", (math.ceil(n_scales / _NF4_NESTED_BLOCK),), "F32")
         yield Entry(f"{name}.nested_quant_map", (256,), "F32")
-        yield Entry(name + _NF4_STATE, (len(_nf4_state(shape)),), "U8")
+        yield Entry(name + NF4_STATE, (len(_nf4_state(shape)),), "U8")
         module = _in_memory(name).removesuffix(".weight")
         yield Entry(f"base_model.model.{module}.lora_A.weight", (LORA_RANK, shape[1]), rest)
         yield Entry(f"base_model.model.{module}.lora_B.weight", (shape[0], LORA_RANK), rest)
@@ -287,8 +258,11 @@ def _in_memory(hub_name: str) -> str:
     return f"model.{hub_name}"
 
 
-_LAYOUTS: Final[dict[Layout, Callable[[dict[str, Shape]], Iterator[Entry]]]] = {
+_LAYOUTS: Final[dict[Layout, Callable[[Architecture], Iterator[Entry]]]] = {
     Layout.BF16: _bf16,
-    Layout.PAPER: lambda shapes: _qlora(shapes, "F32"),
-    Layout.COMPACT: lambda shapes: _qlora(shapes, "BF16"),
+    Layout.PAPER: lambda architecture: _qlora(architecture, "F32"),
+    Layout.COMPACT: lambda architecture: _qlora(architecture, "BF16"),
+    Layout.W4A16: _w4a16,
+    Layout.INT8: lambda architecture: _8_bits(architecture, "I8"),
+    Layout.FP8: lambda architecture: _8_bits(architecture, "F8_E4M3"),
 }

@@ -23,7 +23,7 @@ from compress.weights.architectures import Architecture, Shape
 from compress.weights.key_layout import hub_name
 from compress.weights.quantise import Modules, Parts
 
-_WEIGHTS: Final = "model.safetensors"
+WEIGHTS: Final = "model.safetensors"
 # Everything else that a checkpoint needs, copied as it is. Names of transformers 5 and of the hub's older files.
 _COMPANIONS: Final = (
     *PROCESSOR_FILES,
@@ -68,6 +68,11 @@ def rewrite(source: Checkpoint, directory: Path, form: Form) -> None:
     merged = adapter.Adapter.open(source.adapter, shapes) if form.merge and source.adapter else None
     before = source.quantisation
     if before is not None:
+        if before.get("quant_method") != "bitsandbytes":
+            raise CheckpointError(
+                f"{source.name} is stored in the format of {before.get('quant_method')}, which is not brought into "
+                f"another form: export {source.lineage.get('parent', 'what it was made from')}"
+            )
         form = replace(form, double=bool(before.get("bnb_4bit_use_double_quant")))
     with opened(source.path) as stored:
         stored.check(shapes)
@@ -77,7 +82,7 @@ def rewrite(source: Checkpoint, directory: Path, form: Form) -> None:
             for suffix, part in _converted(name, shape, stored, merged, form, keep=before is not None).items()
         }
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, directory / _WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     _write_configuration(source, directory, form)
     for name in _COMPANIONS:
         if (source.path / name).is_file():
@@ -99,8 +104,8 @@ class Stored:
                 self._suffixes.setdefault(f"{weight}.weight", []).append(f".{suffix}")
 
     def parts(self, name: str) -> Parts:
-        """A weight and what its format keeps beside it."""
-        return {suffix: self._read(name + suffix) for suffix in ("", *self._suffixes.get(name, []))}
+        """A weight in nf4 or plain, and what its format keeps beside it."""
+        return {suffix: self.tensor(name + suffix) for suffix in ("", *self._suffixes.get(name, []))}
 
     def check(self, shapes: dict[str, Shape]) -> None:
         """Compares names, and the shapes of what is not quantised.
@@ -120,7 +125,8 @@ class Stored:
             more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise CheckpointError(f"the weights do not fit config.json: {'; '.join(problems[:3])}{more}")
 
-    def _read(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as it is stored."""
         file, key = self._tensors[name]
         tensor: Tensor = file.get_tensor(key)
         return tensor

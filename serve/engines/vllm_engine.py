@@ -22,6 +22,7 @@ from compress.checkpoint import ADAPTER_CONFIG, Checkpoint, read_object
 from compress.decoding import FEWEST_FRAMES, n_audio_tokens
 from compress.errors import CheckpointError
 from compress.prompt import END_OF_TURN, LANGUAGES, translation
+from compress.weights import schemes
 from serve.engine import ModelInfo, Request, Result, Timings
 from serve.engines.description import check, describe
 from serve.engines.text_stream import TextStream
@@ -220,7 +221,7 @@ class VllmEngine:
             "dtype": "bfloat16",
         }
         if current_platform.is_cpu():
-            refuse_what_a_cpu_computes_wrongly(self._checkpoint)
+            refuse_what_a_cpu_computes_wrongly(self._checkpoint, vnni=has_vnni())
             # fp32, as the embedded engine computes; asked for it, what loads nf4 would take four weights for two
             dtype = "bfloat16" if self._checkpoint.quantisation else "float32"
             # as much memory as the longest texts need, not most of it all
@@ -269,20 +270,29 @@ def _refuse_what_does_not_load(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"vLLM cannot serve {checkpoint.name} without {', '.join(missing)}: install that")
 
 
-def refuse_what_a_cpu_computes_wrongly(checkpoint: Checkpoint) -> None:
-    """Integer weights: vLLM's CPU kernels have none for 4 bits without AVX-512, and err with 8 where VNNI is missing.
+def refuse_what_a_cpu_computes_wrongly(checkpoint: Checkpoint, *, vnni: bool) -> None:
+    """Integer weights: without AVX-512 vLLM has no kernel for 4 bits, and without VNNI its sums of 8 bits overflow.
+
+    Args:
+        checkpoint: what is to be served.
+        vnni: whether the CPU has AVX-512 with VNNI.
 
     Raises:
-        CheckpointError: the checkpoint has such weights.
+        CheckpointError: the checkpoint has such weights, and the CPU does not.
     """
-    settings = checkpoint.quantisation or {}
-    groups = settings.get("config_groups", {}).values() if settings.get("quant_method") == "compressed-tensors" else ()
-    for weights in (group.get("weights") or {} for group in groups):
-        if weights.get("type") == "int":
-            raise CheckpointError(
-                f"{checkpoint.name} has weights in int{weights.get('num_bits')}, which vLLM computes wrongly or not at "
-                "all on a CPU: serve it on a GPU"
-            )
+    bits = schemes.integer_bits(checkpoint.quantisation)
+    if bits is not None and not vnni:
+        raise CheckpointError(
+            f"{checkpoint.name} has weights in int{bits}, which vLLM computes wrongly or not at all on this CPU: serve "
+            f"it {doctor.INTEGER_KERNELS}, or with engine transformers"
+        )
+
+
+def has_vnni() -> bool:
+    """Whether this CPU has AVX-512 with VNNI."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
 
 def _key_value_bytes(checkpoint: Checkpoint) -> int:

@@ -21,9 +21,9 @@ from compress.checkpoint import Checkpoint
 from compress.checks.patient import ENGINES, EngineName
 from compress.weights import storage
 from compress.weights.storage import Form
-from tests.compress import narrow
+from tests.compress import narrow, rounded
 
-Kind = Literal["plain", "nf4", "lora"]
+Kind = Literal["plain", "nf4", "lora", "w4a16", "fp8"]
 Spoil = Callable[[Path], None]
 
 BOTH: tuple[EngineName, ...] = ENGINES
@@ -34,7 +34,7 @@ FACTORS = "adapter/adapter_model.safetensors"
 
 
 def admit(kind: Kind, processor: Qwen2AudioProcessor, folder: Path) -> Path:
-    """A sound checkpoint: plain, with the decoder in 4 bits (which vLLM can serve), or that and adapted."""
+    """A sound checkpoint: plain, with the decoder in 4 bits (which vLLM can serve), that and adapted, or rounded."""
     plain, form = folder / "plain", Form("decoder", torch.bfloat16)
     source = Checkpoint.open(plain) if plain.exists() else narrow.checkpoint(processor, plain)
     match kind:
@@ -46,6 +46,8 @@ def admit(kind: Kind, processor: Qwen2AudioProcessor, folder: Path) -> Path:
         case "lora":
             pytest.importorskip("peft", reason="this environment is behind requirements/test.txt")
             return narrow.adapted(source, folder / "lora", narrow.stage(modules="decoder"), form).path
+        case "w4a16" | "fp8":
+            return rounded.checkpoint(source, folder / kind, kind).path
 
 
 @dataclass(frozen=True)

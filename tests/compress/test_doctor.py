@@ -42,6 +42,8 @@ def test_what_engines_need_beside_themselves(processor: Qwen2AudioProcessor, tmp
         "plain": [(), ()],
         "nf4": [("bitsandbytes",), ("vllm-bnb-plugin",)],
         "lora": [("bitsandbytes", "peft"), ("vllm-bnb-plugin",)],
+        "w4a16": [(), ()],
+        "fp8": [(), ()],
     }
 
 
@@ -57,6 +59,7 @@ def test_the_report_is_json(processor: Qwen2AudioProcessor, tmp_path: Path) -> N
         "serves": False,
         "reasons": ["tokenizer.json is missing"],
         "needs": ["bitsandbytes", "peft"],
+        "where": "",
     }
 
 

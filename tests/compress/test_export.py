@@ -134,6 +134,19 @@ def test_modules_are_for_a_layout_that_leaves_them_open(layout: str, source: Che
         run(stage(layout, modules="decoder"), source, tmp_path / "out")
 
 
+@pytest.mark.parametrize("layout", ["w4a16", "int8", "fp8"])
+def test_vllms_layouts_have_no_adapter_beside_them(layout: str, adapted: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"layout {layout} has no adapter beside it, and adapted has one: merge it"):
+        run(stage(layout), adapted, tmp_path / "out")
+
+
+def test_calibration_changes_no_export_that_has_none() -> None:
+    assert "calibration" not in stage("compact").model_dump(mode="json")
+    assert (stage("w4a16").n_calibration, stage("fp8").n_calibration) == (128, 0)
+    with pytest.raises(ValueError, match="calibration is for layouts w4a16 and int8"):
+        Export(layout="fp8", calibration=8)
+
+
 def test_the_paper_layout_of_a_trained_adapter_is_the_same_to_the_bit(adapted: Checkpoint, tmp_path: Path) -> None:
     made = run(stage("paper"), adapted, tmp_path / "out")
     narrow.assert_same_bits(narrow.tensors(made.path), narrow.tensors(adapted.path))

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioProcessor
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from compress import doctor
 from compress.checkpoint import Checkpoint
 from compress.checks import formats
-from compress.weights import storage
+from compress.weights import schemes, storage
 from compress.weights.architectures import QWEN2_AUDIO_7B, is_linear
 from compress.weights.key_layout import memory_name
 from compress.weights.storage import Form
-from tests.compress import narrow
+from tests.compress import narrow, rounded
 from tests.compress.patients import (
     ADAPTER,
     BOTH,
@@ -25,6 +27,7 @@ from tests.compress.patients import (
     TRANSFORMERS,
     VLLM,
     Ailment,
+    Kind,
     admit,
     configure,
     lose,
@@ -48,12 +51,41 @@ hub_names_in_the_skip_list = configure(
 replaced_skip_list = configure("quantization_config", llm_int8_skip_modules=OUTSIDE)
 skips_what_is_quantised = configure("quantization_config", llm_int8_skip_modules=[*OUTSIDE, "lm_head", "down_proj"])
 other_method = configure(quantization_config={"quant_method": "awq"})
+UP = "language_model.model.layers.1.mlp.up_proj.weight"
 ignores_names_on_disk = configure(
-    quantization_config={
-        "quant_method": "compressed-tensors",
-        "ignore": ["re:.*audio_tower.*", "language_model.lm_head"],
-    }
+    "quantization_config",
+    ignore=["re:.*audio_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head", "language_model.lm_head"],
 )
+# as the tool saves it
+ignores_nothing_outside = configure("quantization_config", ignore=["re:.*lm_head"])
+ignores_what_is_quantised = configure("quantization_config", ignore=[*schemes.IGNORED, "re:.*down_proj"])
+asymmetric = configure(
+    "quantization_config",
+    config_groups={"group_0": {"targets": ["Linear"], "weights": {"type": "int", "num_bits": 4, "symmetric": False}}},
+)
+lost_scale = lose(f"{UP}_scale")
+lost_shape = lose(f"{UP}_shape")
+
+
+def scales_of_a_smaller_weight(path: Path) -> None:
+    file = path / "model.safetensors"
+    held = load_file(file)
+    held[f"{UP}_scale"] = held[f"{UP}_scale"][:-1].clone()
+    save_file(held, file)
+
+
+def packed_for_a_smaller_weight(path: Path) -> None:
+    file = path / "model.safetensors"
+    held = load_file(file)
+    held[f"{UP}_packed"] = held[f"{UP}_packed"][:, :-1].clone()
+    save_file(held, file)
+
+
+def tower_in_fp8(path: Path) -> None:
+    file, name = path / "model.safetensors", "audio_tower.layers.0.fc1.weight"
+    held = load_file(file)
+    held |= rounded.parts(name, held[name], "fp8", 64)
+    save_file(held, file)
 
 
 def tower_in_nf4(path: Path) -> None:
@@ -90,8 +122,17 @@ AILMENTS = [
     ),
     Ailment("nf4", skips_what_is_quantised, "quantisation", "3 weights are in nf4.*down_proj.*leaves out", BOTH),
     Ailment("plain", other_method, "quantisation", "quantization_config is for awq", BOTH),
-    Ailment("plain", ignores_names_on_disk, "quantisation", r"ignore has language_model\.lm_head", TRANSFORMERS),
-    Ailment("plain", tower_in_nf4, "quantisation", "7 weights of tower and projector are in nf4", VLLM),
+    Ailment("w4a16", ignores_names_on_disk, "quantisation", r"ignore has language_model\.lm_head", TRANSFORMERS),
+    Ailment("fp8", ignores_nothing_outside, "quantisation", "7 weights are not quantised, such as audio_tower", BOTH),
+    Ailment("fp8", ignores_what_is_quantised, "quantisation", "3 weights are quantised.*down_proj.*leaves out", BOTH),
+    Ailment("w4a16", asymmetric, "quantisation", 'as {"type": "int".*read by vLLM only', TRANSFORMERS),
+    Ailment("w4a16", lost_scale, "quantisation", "up_proj.weight_scale is missing", BOTH),
+    Ailment("fp8", lost_scale, "quantisation", "1 weights are not quantised, such as .*up_proj", BOTH),
+    Ailment("w4a16", lost_shape, "quantisation", "up_proj.weight_shape is missing", BOTH),
+    Ailment("w4a16", scales_of_a_smaller_weight, "quantisation", "cannot have scales of", BOTH),
+    Ailment("w4a16", packed_for_a_smaller_weight, "quantisation", "cannot hold 128 × 64 integers", BOTH),
+    Ailment("fp8", tower_in_fp8, "quantisation", "1 weights are quantised, such as audio_tower", BOTH),
+    Ailment("plain", tower_in_nf4, "quantisation", "7 weights of tower and projector are quantised", VLLM),
     Ailment("lora", lost_factor, "adapter", r"layers\.1\.mlp\.up_proj\.lora_B\.weight is missing$", BOTH),
     Ailment("lora", adapter_of_a_deeper_model, "adapter", r"does not fit: .*layers\.2\..* is missing", BOTH),
     Ailment("lora", other_kind, "adapter", "of type IA3: only LORA", BOTH),
@@ -106,6 +147,17 @@ AILMENTS = [
 @pytest.mark.parametrize("ailment", AILMENTS, ids=str)
 def test_an_ailment_is_found_by_its_check(ailment: Ailment, processor: Qwen2AudioProcessor, tmp_path: Path) -> None:
     ailment.assert_found(admit(ailment.kind, processor, tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["w4a16", "fp8"])
+def test_rounded_checkpoints_are_sound_and_integers_need_their_kernels(
+    kind: Kind, processor: Qwen2AudioProcessor, tmp_path: Path
+) -> None:
+    report = doctor.examine(admit(kind, processor, tmp_path))
+    assert report.healthy, report.checks
+    assert report.engine("transformers").where == ""
+    assert report.engine("vllm").where == (doctor.INTEGER_KERNELS if kind == "w4a16" else "")
+    assert not any(engine.needs for engine in report.engines)
 
 
 # --- against the libraries --------------------------------------------------------------------------------------

@@ -51,7 +51,13 @@ def test_a_dry_run_lists_what_would_be_uploaded(run: Run) -> None:
     [
         ([], "Missing argument 'CHECKPOINT'"),
         (["pocket"], "name a directory to write with --out, a repository with --push, or both"),
-        (["pocket", "--out", "OUT", "--layout", "zip"], "no layout 'zip'; layouts: bf16, paper, compact"),
+        (
+            ["pocket", "--out", "OUT", "--layout", "zip"],
+            "layouts: bf16, paper, compact, w4a16, int8, fp8",
+        ),
+        (["pocket", "--out", "OUT", "--clip", str(FLIGHT), "--layout", "w4a16"], "name it with --recipe"),
+        (["pocket", "--out", "OUT", "--clip", str(FLIGHT), "--recipe", "setup1-de"], "calibrated: w4a16, int8"),
+        (["pocket", "--out", "OUT", "--clip", str(FLIGHT), "--calibration", "9"], "calibration is for layouts w4a16"),
         (["pocket", "--out", "OUT", "--dry-run"], "--dry-run belongs to --push"),
         (["pocket", "--out", "OUT"], "--out needs a --clip of English speech"),
         (["pocket", "--out", "OUT", "--clip", "nowhere.wav"], "nowhere.wav' does not exist"),

@@ -17,16 +17,15 @@ from compress.checkpoint import POCKET
 from compress.errors import CheckpointError
 from compress.pocket import architecture
 from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture, is_linear
+from compress.weights.entries import Entry, read_header
 from compress.weights.size import (
     GROUPS,
     LORA_RANK,
-    Entry,
     Layout,
     group_of,
     measure,
     plan_size,
     planned_entries,
-    read_header,
     summarise,
 )
 
@@ -62,6 +61,15 @@ def test_compact_halves_what_the_paper_keeps_in_fp32(n_layers: int, storage_gb: 
     compact, paper = plan_size(smaller, Layout.COMPACT), plan_size(smaller, Layout.PAPER)
     assert compact.tensor_bytes / BILLION == pytest.approx(storage_gb, abs=0.001)
     assert compact.stored_elements == paper.stored_elements
+
+
+@pytest.mark.parametrize(("layout", "storage_gb"), [(Layout.W4A16, 7.181), (Layout.INT8, 10.321), (Layout.FP8, 10.321)])
+def test_what_vllm_has_kernels_for_keeps_tower_and_vocabulary(layout: Layout, storage_gb: float) -> None:
+    size = plan_size(QWEN2_AUDIO_7B, layout)
+    assert size.tensor_bytes / BILLION == pytest.approx(storage_gb, abs=0.001)
+    assert size.logical_parameters == plan_size(QWEN2_AUDIO_7B, Layout.BF16).logical_parameters
+    decoder = size.groups["decoder"]
+    assert 8 * decoder.n_bytes / decoder.logical == pytest.approx(4.126 if layout == Layout.W4A16 else 8.004, abs=0.001)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +275,7 @@ MISTAKES = [
     (cut_short, "is no readable safetensors file"),
     (not_safetensors, "is no readable safetensors file"),
     (twice, "lm_head.weight is in both .* one of them is stale"),
-    (packed, "lm_head.weight is stored as I32; what can be counted is BF16, F16, F32, F64 and bitsandbytes nf4"),
+    (packed, "lm_head.weight is stored as I32; what can be counted is BF16, F16, F32, F64, bitsandbytes nf4"),
     (bytes_without_a_state, "lm_head.weight is stored as U8; what can be counted"),
 ]
 

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from compress.audio import N_SAMPLES, SAMPLE_RATE
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import AudioTooLong, CheckpointError, LanguageError
+from compress.weights import schemes
 from serve.engine import Request, Result
 from serve.engines.transformers_engine import TransformersEngine
 from serve.engines.vllm_engine import VllmEngine, refuse_what_a_cpu_computes_wrongly
 from serve.errors import EngineFailed, SettingsError, UnknownModel
+from tests.compress import rounded
 from tests.serve.engines.test_transformers_engine import idle, request, run
 
 pytest.importorskip("vllm", reason="this environment is not `make vllm`'s")
@@ -119,12 +122,17 @@ def test_one_model_a_server() -> None:
 
 def test_a_tower_in_four_bits_is_refused_before_anything_is_loaded() -> None:
     student = Checkpoint.open(POCKET.with_name("students") / "pocket-setup2-de-export")
-    with pytest.raises(CheckpointError, match="tower and projector are in nf4"):
+    with pytest.raises(CheckpointError, match="tower and projector are quantised"):
         VllmEngine([student])
 
 
-@pytest.mark.parametrize(("n_bits", "kind", "refused"), [(4, "int", True), (8, "int", True), (8, "float", False)])
-def test_integer_weights_are_not_served_on_a_cpu(n_bits: int, kind: str, refused: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n_bits", "kind", "vnni", "refused"),
+    [(4, "int", False, True), (8, "int", False, True), (8, "float", False, False), (4, "int", True, False)],
+)
+def test_integer_weights_are_not_served_on_a_cpu_without_kernels(
+    n_bits: int, kind: str, vnni: bool, refused: bool, tmp_path: Path
+) -> None:
     shutil.copytree(POCKET, tmp_path / "student")
     config = tmp_path / "student" / "config.json"
     groups = {"group_0": {"weights": {"num_bits": n_bits, "type": kind}, "targets": ["Linear"]}}
@@ -132,7 +140,23 @@ def test_integer_weights_are_not_served_on_a_cpu(n_bits: int, kind: str, refused
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": quantised}))
     student = Checkpoint.open(tmp_path / "student")
     with pytest.raises(CheckpointError, match=f"int{n_bits}") if refused else nullcontext():
-        refuse_what_a_cpu_computes_wrongly(student)
+        refuse_what_a_cpu_computes_wrongly(student, vnni=vnni)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("layout", schemes.LAYOUTS)
+def test_on_a_gpu_the_kernels_compute_what_the_plain_weights_do(
+    layout: schemes.Layout, loop: asyncio.Runner, clips: list[Path], tmp_path: Path
+) -> None:
+    student = rounded.checkpoint(Checkpoint.open(POCKET), tmp_path / layout, layout)
+    texts = []
+    for engine in (VllmEngine([student], max_new_tokens=100), TransformersEngine([student], max_new_tokens=100)):
+        loop.run(engine.start())
+        texts.append([loop.run(run(engine, request(clip, "de")))[1].text for clip in clips])
+        loop.run(engine.close())
+    same = sum(ours == plain for ours, plain in zip(*texts, strict=True))
+    assert same >= 0.7 * len(clips), texts  # activations are rounded as well, and near-ties fall either way
 
 
 def test_the_end_is_told_to_all_who_wait(loop: asyncio.Runner, clip: Path, endless: Checkpoint) -> None:

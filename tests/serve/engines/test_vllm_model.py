@@ -13,8 +13,8 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from compress.audio import SAMPLE_RATE, Samples
 from compress.checkpoint import POCKET, Checkpoint
 from compress.prompt import translation
+from compress.weights.entries import read_header
 from compress.weights.key_layout import KeyLayout, layout_of, memory_name
-from compress.weights.size import read_header
 
 pytest.importorskip("vllm", reason="this environment is not `make vllm`'s")
 

@@ -1,0 +1,89 @@
+"""What is quantised in the layouts that vLLM has kernels for, and how that is said: settings and names, no weights.
+
+    w4a16   4-bit integers, eight in an int32, a scale for a group of a row's weights
+    int8    8-bit integers, a scale for a row; activations are rounded to 8 bits as well, a scale for a token
+    fp8     8-bit floats (e4m3), the rest as for int8
+
+The package compressed-tensors stores a weight `X.weight` as `X.weight` or `X.weight_packed`, with `X.weight_scale` and,
+if it is packed, `X.weight_shape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal, get_args
+
+from compress.errors import CheckpointError
+from compress.weights.architectures import Architecture, Shape, is_linear
+
+Layout = Literal["w4a16", "int8", "fp8"]
+LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
+METHOD: Final = "compressed-tensors"  # `quant_method` in config.json
+
+# What is left as it is. Names are not the same in vLLM, in transformers and on disk: only expressions fit them all.
+IGNORED: Final = ("re:.*audio_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head")
+
+SCALE: Final = "_scale"
+PACKED: Final = "_packed"
+SHAPE: Final = "_shape"
+PACKED_TOGETHER: Final = {8: 4, 4: 8}  # integers in an int32: how many bits each has
+GROUPS: Final = (128, 64, 32)  # weights a scale belongs to, that vLLM's kernels know; the first that fits is taken
+
+
+def covers(name: str, shape: Shape) -> bool:
+    """Whether a tensor (its name in hub layout) is a weight that these layouts quantise: the decoder's linear ones."""
+    return is_linear(name, shape) and name.startswith("language_model.")
+
+
+def scheme(layout: Layout, architecture: Architecture) -> dict[str, Any]:
+    """The group of settings that says how weights and activations are quantised, as `config.json` has it.
+
+    Raises:
+        CheckpointError: see `group_size`.
+    """
+    eight_bits = {"num_bits": 8, "type": "float" if layout == "fp8" else "int", "symmetric": True}
+    weights: dict[str, Any] = {**eight_bits, "strategy": "channel"}
+    if layout != "w4a16":
+        activations = {**eight_bits, "strategy": "token", "dynamic": True}
+        return {"targets": ["Linear"], "weights": weights, "input_activations": activations}
+    weights |= {"num_bits": 4, "strategy": "group", "group_size": group_size(architecture)}
+    return {"targets": ["Linear"], "weights": weights}
+
+
+def group_size(architecture: Architecture) -> int:
+    """Weights that share a scale in 4 bits: as many as vLLM has kernels for and the decoder's widths allow.
+
+    Raises:
+        CheckpointError: no such group divides them.
+    """
+    widths = sorted({shape[1] for name, shape in architecture.shapes().items() if covers(name, shape)})
+    for size in GROUPS:
+        if not any(width % size for width in widths):
+            return size
+    raise CheckpointError(
+        f"w4a16 needs widths that groups of {', '.join(map(str, GROUPS))} weights divide, and {architecture.name}'s "
+        f"decoder has {', '.join(map(str, widths))}: choose int8 or fp8"
+    )
+
+
+def integer_bits(settings: Mapping[str, Any] | None) -> int | None:
+    """How many bits the integer weights have that a `quantization_config` speaks of; None where it has no such."""
+    if not settings or settings.get("quant_method") != METHOD:
+        return None
+    groups = [group.get("weights") or {} for group in (settings.get("config_groups") or {}).values()]
+    bits = [int(weights["num_bits"]) for weights in groups if weights.get("type", "int") == "int" and weights]
+    return min(bits, default=None)
+
+
+def weight_of(name: str) -> str | None:
+    """The weight that a tensor is a part of, where it is stored in parts; None for a name that is no such part's."""
+    for suffix in (PACKED, SCALE, SHAPE):
+        if name.endswith(f".weight{suffix}"):
+            return name.removesuffix(suffix)
+    return None
+
+
+def compressed(names: Iterable[str]) -> set[str]:
+    """The weights that tensors of these names hold in parts."""
+    found = {weight_of(name) for name in names}
+    return {name for name in found if name is not None}

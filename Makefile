@@ -20,7 +20,8 @@ test: debian venv lint ## install what the tests need (first time), then run eve
 		else echo "vLLM's CPU build is for Linux on x86-64: what concerns it is left out"; fi
 
 test-vllm: venv-vllm ## run what concerns vLLM in an environment that has it: the model, the engine, and every route on it
-	.venv-vllm/bin/python -m pytest tests/serve/engines/test_vllm_model.py tests/serve/engines/test_vllm_engine.py
+	.venv-vllm/bin/python -m pytest tests/serve/engines/test_vllm_model.py tests/serve/engines/test_vllm_engine.py \
+		tests/benchmarks/traffic/test_tools.py
 	KOMPAKT_TEST_ENGINE=vllm .venv-vllm/bin/python -m pytest tests/serve/test_contract.py tests/serve/test_routes.py \
 		tests/serve/test_long_audio.py tests/serve/live/test_route.py
 

@@ -103,7 +103,7 @@ class VllmBench:
         command = [self._python, "-c", _VLLM_BENCH, *listed, "--save-result", "--disable-shuffle", "--disable-tqdm"]
         _run(self.name, command, folder)
         found = json.loads(result.read_text())
-        return Finding(found["completed"], found["request_throughput"], found["median_ttft_ms"] / 1000)
+        return finding(self.name, found["completed"], found["request_throughput"], found["median_ttft_ms"])
 
 
 class GuideLLM:
@@ -142,11 +142,23 @@ class GuideLLM:
         _run(self.name, command, folder)
         (found,) = json.loads(result.read_text())["benchmarks"]
         metrics = found["metrics"]
-        return Finding(
+        return finding(
+            self.name,
             metrics["request_totals"]["successful"],
             metrics["requests_per_second"]["successful"]["mean"],
-            metrics["time_to_first_token_ms"]["successful"]["median"] / 1000,
+            metrics["time_to_first_token_ms"]["successful"]["median"],
         )
+
+
+def finding(name: str, n_answered: int, per_s: float, first_text_ms: float) -> Finding:
+    """What a tool has found.
+
+    Raises:
+        RecipeError: nothing, though it says that all went well.
+    """
+    if n_answered == 0:
+        raise RecipeError(f"{name} got no answers")
+    return Finding(n_answered, per_s, first_text_ms / 1000)
 
 
 def _files(sent: Sequence[Recording], folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ BLEU, and chrF++ for German or chrF for Chinese, have sacreBLEU's signatures and
 model is compared with the first by the paired bootstrap on the same sentences.  COMET needs weights that come with no
 package: `--comet-model` names them, and `make comet` the environment.
 
-The server translates the same recordings once more, several at a time and in another order: any text that differs then
+The server translates some of the recordings once more, more at a time and in another order: any text that differs then
 is counted.
 """
 
@@ -40,9 +40,11 @@ from compress.dataset import ClipAudio, Utterance
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES
 
-SENTENCES: Final = 50
+SENTENCES: Final = 16
+HUMAN: Final = 48
 STUDENTS: Final = tuple(sorted(forms.STUDENT.parent.iterdir()))
 _CALLERS: Final = 4
+_AGAIN: Final = 64
 _LENGTHS_S: Final = (3.0, 5.0)
 # below it an interval says nothing
 _FEWEST: Final = 10
@@ -65,7 +67,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"of each domain, by seen voices, and as many by others (default: {SENTENCES})",
     )
-    parser.add_argument("--no-human", action="store_true", help="leave the human recordings out")
+    parser.add_argument(
+        "--human", type=int, default=HUMAN, metavar="N", help=f"human recordings at most (default: {HUMAN})"
+    )
     parser.add_argument("--comet-model", metavar="NAME", help="a name or a checkpoint; without it no COMET")
 
 
@@ -75,10 +79,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         RecipeError: a flag's value cannot be meant, a synthesiser is missing, or the server does not start.
     """
-    if options.sentences < 1:
-        raise RecipeError("--sentences must be at least 1")
+    if options.sentences < 1 or options.human < 0:
+        raise RecipeError("--sentences must be at least 1, and --human at least 0")
     checkpoints = [Checkpoint.open(one) for one in options.models]
-    spoken = _spoken(options.sentences, human=not options.no_human)
+    spoken = _spoken(options.sentences, options.human)
     first, *others = checkpoints
     more = [flag for one in others for flag in ("--model", str(one.path))]
     with ExitStack() as stack:
@@ -91,7 +95,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "models": [{"name": one.name, "bytes": one.n_bytes} for one in checkpoints],
         "sentences": options.sentences,
+        "human": options.human,
         "recordings": len(spoken),
+        "asked_again": min(_AGAIN, len(spoken)),
         "languages": languages,
     }
 
@@ -121,7 +127,7 @@ class Spoken:
         return f"over {_LENGTHS_S[-1]:g} s"
 
 
-def _spoken(n: int, *, human: bool) -> list[Spoken]:
+def _spoken(n: int, n_human: int) -> list[Spoken]:
     from compress.pocket.corpus import human_prompts
 
     found = []
@@ -129,10 +135,10 @@ def _spoken(n: int, *, human: bool) -> list[Spoken]:
         for one in recordings.utterances(2 * n, domain):
             assert isinstance(one.audio, ClipAudio)
             found.append(Spoken(one, {code: getattr(one.audio.clip, code) for code in LANGUAGES}))
-    for clip in human_prompts() if human else ():
-        if Path(clip.path).is_file():
-            prompt = Utterance(clip.id, ClipAudio(clip), clip.de, clip.en, group="phone, human recordings")
-            found.append(Spoken(prompt, {code: getattr(clip, code) for code in LANGUAGES}))
+    there = [clip for clip in human_prompts() if Path(clip.path).is_file()]
+    for clip in there[:: max(1, -(-len(there) // n_human))] if n_human else ():
+        prompt = Utterance(clip.id, ClipAudio(clip), clip.de, clip.en, group="phone, human recordings")
+        found.append(Spoken(prompt, {code: getattr(clip, code) for code in LANGUAGES}))
     return found
 
 
@@ -154,10 +160,10 @@ async def _translations(
                 sent = [one.into(language) for one in spoken]
                 bout = await callers.closed_loop(sent, checkpoint.name, _CALLERS)
                 progress.advance(task)
-                again = await callers.closed_loop(sent[::-1], checkpoint.name, 2 * _CALLERS)
+                again = await callers.closed_loop(sent[:_AGAIN][::-1], checkpoint.name, 2 * _CALLERS)
                 progress.advance(task)
                 texts = [one.text or "" for one in bout.answers]
-                differ = sum(a != b.text for a, b in zip(texts, again.answers[::-1], strict=True))
+                differ = sum(a != b.text for a, b in zip(texts, again.answers[::-1], strict=False))
                 found[language][checkpoint.name] = (texts, differ)
     return found
 

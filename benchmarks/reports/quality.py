@@ -10,7 +10,7 @@ from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
 from compress.prompt import LANGUAGES
 
-FOUND: Final = ("models", "recordings", "languages")  # what a row found; the rest are settings
+FOUND: Final = ("models", "recordings", "asked_again", "languages")  # what a row found; the rest are settings
 
 _HEAD: Final = """\
 ## What callers get, scored
@@ -35,7 +35,7 @@ def _measured(row: Row) -> str:
         metrics = list(dict.fromkeys(one["metric"] for model in each["models"] for one in model["scores"]))
         title = f"**{LANGUAGES[each['language']].name}**, {row['recordings']} recordings\n"
         parts += [title, table(["model", "of", "sentences", *metrics, "p"], list(_lines(each["models"]))), ""]
-        parts += [*_signatures(each["models"]), *_differing(each["models"], row["recordings"]), ""]
+        parts += [*_signatures(each["models"]), *_differing(each["models"], row["asked_again"]), ""]
     return "\n".join(parts)
 
 

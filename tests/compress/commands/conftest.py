@@ -10,6 +10,7 @@ import pytest
 from transformers import Qwen2AudioProcessor
 
 from compress.__main__ import main
+from compress.commands.console import console
 from tests.compress import toy_pipeline
 
 Run = Callable[..., tuple[int, str, str]]
@@ -22,6 +23,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["compress", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
+        # made when it was first imported, maybe under another width
+        monkeypatch.setattr(console, "width", 200)
         with pytest.raises(SystemExit) as ended:
             main()
         output = capsys.readouterr()

@@ -18,7 +18,6 @@ from compress.search.greedy import Evaluation, Round
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's, told apart by those who see red and green alike; of it what is read on white and on black
 _COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -26,6 +25,7 @@ _MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 # of the second setup, by the stage that made them
 _STAGES: Final = ("baseline", "finetune", "prune", "recover", "qlora", "export")
 _PANEL: Final = (5.0, 3.6)
+_TOKENS: Final = 20  # of a sentence
 
 
 def size_and_quality(papers: Mapping[tuple[str, str], Row], path: Path) -> bool:
@@ -41,7 +41,7 @@ def size_and_quality(papers: Mapping[tuple[str, str], Row], path: Path) -> bool:
     found = {code: points for code in LANGUAGES if (points := _points(papers, code))}
     if not found:
         return False
-    with _figure(path, len(found)) as (_, panels):
+    with _figure(path, len(found)) as panels:
         for axes, (code, points) in zip(panels, found.items(), strict=True):
             for number, (recipe, mine) in enumerate(_by_recipe(points).items()):
                 scores = [one.score["value"] for one in mine]
@@ -80,7 +80,7 @@ def waits_and_callers(rows: Sequence[Row], path: Path) -> bool:
         return False
     closed = rows[-1]["closed"]
     callers = [one["clients"] for one in closed]
-    with _figure(path, 2) as (_, (waits, throughput)):
+    with _figure(path, 2) as (waits, throughput):
         base = closed[0]["first_text_s"]["p50"]
         for number, name in enumerate(("p50", "p95", "p99")):
             values = [one["first_text_s"][name] / base for one in closed]
@@ -94,6 +94,34 @@ def waits_and_callers(rows: Sequence[Row], path: Path) -> bool:
             axes.set_xscale("log", base=2)
             axes.set_xticks(callers, [str(one) for one in callers])
             axes.set_ylim(bottom=0)
+    return True
+
+
+def one_request(rows: Sequence[Row], path: Path) -> bool:
+    """What each step takes of a request for a single sentence, and what it would take at the speed of light.
+
+    Args:
+        rows: of `benchmarks.speed_of_light`.
+        path: of the SVG.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    if not rows:
+        return False
+    steps = {one["step"]: one for one in rows[-1]["steps"] if one["dtype"] == "float32"}
+    times = {"decode audio": 1, "log-mel": 1, "encoder": 1, "prompt": 1, "decode, batch 1": _TOKENS}
+    whole_us = sum(n * steps[name]["took_us"] for name, n in times.items())
+    with _figure(path, 1) as (axes,):
+        for number, key in enumerate(("bound_us", "took_us")):
+            left = 0.0
+            for step, (name, n) in enumerate(times.items()):
+                share = 100 * n * steps[name][key] / whole_us
+                label = name if n == 1 else f"{n} tokens"
+                axes.barh(number, share, left=left, color=_COLOURS[step], label=label if number else None, height=0.6)
+                left += share
+        axes.set_yticks((0, 1), ("at the speed of light", "as measured"))
+        _name(axes, "% of the time of one request", "")
     return True
 
 
@@ -161,17 +189,17 @@ def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 @contextmanager
-def _figure(path: Path, n_panels: int) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+def _figure(path: Path, n_panels: int) -> Iterator[Sequence[Axes]]:
     """Panels side by side, and the file in the end, the same from the same rows."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "kompakt", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(_PANEL[0] * n_panels, _PANEL[1]), layout="constrained")
+        figure = Figure(figsize=(_PANEL[0] * max(1.6, n_panels), _PANEL[1]), layout="constrained")
         figure.patch.set_alpha(0)
         panels = figure.subplots(1, n_panels, squeeze=False)[0]
-        yield figure, panels
+        yield panels
         for axes in panels:
             axes.set_facecolor("none")
             axes.tick_params(colors=INK)

@@ -36,7 +36,7 @@ FIGURES: Final = "figures"
 _PICTURES: Final = {
     "size-quality": "Size and quality of every stage of the setups; dotted, what nothing smaller beats",
     "callers": "Waiting and throughput as callers grow more",
-    "request": "Where the time of one request goes",
+    "request": "Where the time of one request goes, a sentence of 20 tokens on the bare model",
     "layers": "Scores without each layer, round after round",
 }
 
@@ -108,6 +108,7 @@ def draw(results: Path, folder: Path) -> list[str]:
     drawn = {
         "size-quality": figures.size_and_quality(papers, folder / "size-quality.svg"),
         "callers": figures.waits_and_callers(loads, folder / "callers.svg"),
+        "request": figures.one_request(_shown(results, "speed-of-light"), folder / "request.svg"),
         "layers": figures.layers(searches, folder / "layers.svg"),
     }
     return [name for name, done in drawn.items() if done]

@@ -43,6 +43,7 @@ PROGRAMS: Final = {
     "parity": ("parity", "vLLM against the embedded engine: the same texts from every form of checkpoint"),
     "peers": ("peers", "the same recordings through what a user would otherwise run"),
     "quality": ("quality", "what callers of the server get, scored"),
+    "replicas": ("replicas", "a server of several is killed under load: what its callers notice"),
     "results": ("reports.page", "writes RESULTS.md from all rows"),
     "search": ("search", "the layer search as published, batched, and ours"),
     "soak": ("soak", "thousands of requests to the server, some of them bad, and what they leave behind"),

@@ -24,6 +24,7 @@ from benchmarks.reports import (
     parity,
     peers,
     quality,
+    replicas,
     search,
     soak,
     speed_of_light,
@@ -77,6 +78,7 @@ SECTIONS: Final[dict[str, Section]] = {
     "live": live,
     "long-audio": long_audio,
     "soak": soak,
+    "replicas": replicas,
 }
 
 

@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
@@ -130,11 +130,13 @@ class Bare:
         """See `Contestant`."""
         started = time.perf_counter()
         first_text_s = None
-        async for event in self._engine.translate(Request(self._model, recording.samples, recording.to_language)):
-            if first_text_s is None:
-                first_text_s = time.perf_counter() - started
-            if isinstance(event, Result):
-                return Text(event.text, first_text_s)
+        request = Request(self._model, recording.samples, recording.to_language)
+        async with aclosing(self._engine.translate(request)) as events:
+            async for event in events:
+                if first_text_s is None:
+                    first_text_s = time.perf_counter() - started
+                if isinstance(event, Result):
+                    return Text(event.text, first_text_s)
         raise AssertionError("a translation ends with its result")
 
     async def ask_all(self, sent: Sequence[Recording], n_callers: int) -> list[Text]:

@@ -43,18 +43,19 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(model: Path, *flags: str, python: Path = Path(sys.executable)) -> Iterator[ServerProcess]:
+def serving(model: Path | None, *flags: str, python: Path = Path(sys.executable)) -> Iterator[ServerProcess]:
     """Starts a server without the page on a free port, waits until it is ready, and stops it in order.
 
     Args:
-        model: a checkpoint's directory.
+        model: a checkpoint's directory; None for a front, which has none.
         flags: of `python -m serve`.
         python: of the environment that it runs in.
 
     Raises:
         RecipeError: it does not start.
     """
-    command = [str(python), "-m", "serve", "--no-page", "--port", "0", "--model", str(model), *flags]
+    asked = flags if model is None else ("--model", str(model), *flags)
+    command = [str(python), "-m", "serve", "--no-page", "--port", "0", *asked]
     # without the settings of a server that is not ours
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVE_")}
     with (

@@ -101,16 +101,22 @@ class Client:
         """
         told: asyncio.Queue[str | Ended | Exception | None] = asyncio.Queue()
         asking = asyncio.create_task(_tell(self._insist(audio, model, to_language, max_new_tokens, request_id), told))
+        ended = False
         try:
             while (event := await told.get()) is not None:
                 if isinstance(event, Exception):
                     raise event
+                ended = isinstance(event, Ended)
                 yield event
         finally:
-            # A caller may be cancelled again and again until it has ended, and httpx then forgets to hang up: here
-            # only the waiting is.
-            asking.cancel()
-            await asyncio.wait([asking])
+            try:
+                if ended:  # what is left is to give the connection back; cancelled in the midst of it, httpx never does
+                    await asyncio.wait([asking], timeout=_GRACE_S)
+            finally:
+                # A caller may be cancelled again and again until it has ended, and httpx then forgets to hang up: here
+                # only the waiting is.
+                asking.cancel()
+                await asyncio.wait([asking])
 
     async def _insist(self, audio: bytes | BinaryIO, *rest: Any) -> AsyncGenerator[str | Ended, None]:
         """Asks, and asks again what got lost before any text came."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx
@@ -146,6 +147,26 @@ def test_kept_connections_are_shared_and_end_with_the_client(loop: asyncio.Runne
 
     loop.run(scenario())
     wait_until(lambda: n_open() == 0)
+
+
+def test_a_caller_who_leaves_with_the_summary_gives_the_connection_back(loop: asyncio.Runner, clip: Path) -> None:
+    audio = clip.read_bytes()
+
+    async def ask(client: Client) -> str:
+        async with aclosing(client.translate(audio, "scripted", "de")) as events:
+            async for event in events:
+                if isinstance(event, Ended):
+                    return event.text
+        raise AssertionError("a stream ends with its summary")
+
+    async def scenario(client: Client) -> list[str]:
+        client.keep_connections(1)
+        texts = [await ask(client) for _ in range(20)]
+        await client.close()
+        return texts
+
+    with running(settings_for_tests(), ScriptedTranslator("Hallo")) as server:
+        assert loop.run(asyncio.wait_for(scenario(Client(server.url)), 30)) == ["Hallo"] * 20
 
 
 @pytest.mark.parametrize("n_pauses", range(4))

@@ -31,6 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 import serve
+from benchmarks import spread
+from benchmarks.traffic.callers import in_turns
 from compress.audio import decode
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
@@ -113,20 +115,16 @@ async def _measure(
 
 
 async def _pass(engine: Translator, requests: Sequence[Request], n_clients: int) -> _Pass:
-    results: dict[int, Result] = {}
-    left = iter(enumerate(requests))
-
-    async def client() -> None:
-        for number, request in left:
-            async for event in engine.translate(request):
-                if isinstance(event, Result):
-                    results[number] = event
+    async def result(request: Request) -> Result:
+        *_, last = [event async for event in engine.translate(request)]
+        assert isinstance(last, Result)
+        return last
 
     started = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(n_clients)))
+    results = await in_turns(requests, n_clients, result)
     took_s = time.perf_counter() - started
-    waits_s = [result.timings.first_text_s for result in results.values()]
-    texts = [results[number].text for number in range(len(requests))]
+    waits_s = [one.timings.first_text_s for one in results]
+    texts = [one.text for one in results]
     return _Pass(texts, [wait_s for wait_s in waits_s if wait_s is not None], took_s)
 
 
@@ -139,12 +137,11 @@ def _check_same(passes: Sequence[_Pass]) -> None:
 def _numbers(passes: Sequence[dict[int, _Pass]], n_clients: int) -> dict[str, Any]:
     """What the result row keeps of a number of clients."""
     ratios = [repeat[1].took_s / repeat[n_clients].took_s for repeat in passes]
-    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     mine = [repeat[n_clients] for repeat in passes]
     waits_s = np.quantile([wait for one in mine for wait in one.first_text_s], [0.5, 0.95])
     return {
         "clients": n_clients,
-        "ratio": {"median": round(median, 2), "low": round(low, 2), "high": round(high, 2)},
+        "ratio": spread.quartiles(ratios, 2),
         "clips_per_s": round(statistics.median(len(one.texts) / one.took_s for one in mine), 2),
         "first_text_s": {"p50": round(waits_s[0], 3), "p95": round(waits_s[1], 3)},
     }
@@ -154,7 +151,7 @@ def _print(clients: Sequence[dict[str, Any]], title: str) -> None:
     columns = ["clients", "throughput", "clips / s", "first text, p50", "p95"]
     table = Table(*columns, title=title, title_justify="left")
     for one in clients:
-        ratio = "{median:.2f} ({low:.2f}–{high:.2f})".format(**one["ratio"])
+        ratio = spread.shown(one["ratio"])
         waits = [f"{one['first_text_s'][name]:.3f} s" for name in ("p50", "p95")]
         table.add_row(str(one["clients"]), ratio, f"{one['clips_per_s']:.2f}", *waits)
     Console(width=120).print(table)

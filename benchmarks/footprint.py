@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 import serve
-from benchmarks import cold_start, paper_tables, record
-from benchmarks.spread import quartiles
+from benchmarks import cold_start, forms, paper_tables, record
+from benchmarks.spread import quartiles, shown
 from compress.audio import SAMPLE_RATE, decode
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
@@ -42,7 +42,6 @@ from compress.weights.size import Layout
 
 REPEATS: Final = 5
 CLIP: Final = Path(serve.__file__).parent / "examples" / "talks_welsh_podcasts.flac"
-_STUDENTS: Final = POCKET.with_name("students")
 _TIMES: Final = ("load", "first", "second")
 # tower's and decoder's layers, layout: the paper's table and row that give its figures, if any does
 _PLANS: Final[dict[tuple[int, int, Layout], tuple[str, str] | None]] = {
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.repeats < 1:
         raise RecipeError("--repeats must be at least 1")
-    checkpoints = [Checkpoint.open(path) for path in (POCKET, *(options.model or sorted(_STUDENTS.iterdir())))]
+    checkpoints = [Checkpoint.open(path) for path in (POCKET, *(options.model or sorted(forms.STUDENTS.iterdir())))]
     sizes = [size.measure(one.path) for one in checkpoints]
     starts: list[list[dict[str, float]]] = [[] for _ in checkpoints]
     for repeat in range(options.repeats):
@@ -148,7 +147,7 @@ def _numbers(
     found: dict[str, Any] = {
         "name": checkpoint.name,
         "layers": {"tower": architecture.n_tower_layers, "decoder": architecture.n_layers},
-        "format": "nf4" if checkpoint.quantisation else "plain",
+        "format": _format(checkpoint),
         "adapter": checkpoint.adapter is not None,
         "parameters": measured.logical_parameters,
         "stored_elements": measured.stored_elements,
@@ -162,6 +161,11 @@ def _numbers(
     found["grown_mb"] = quartiles([mine["peak_mb"] - mine["before_mb"] for mine in starts], 1)
     found["peak_mb"] = quartiles([mine["peak_mb"] for mine in starts], 1)
     return found
+
+
+def _format(checkpoint: Checkpoint) -> str:
+    method = (checkpoint.quantisation or {}).get("quant_method", "plain")
+    return "nf4" if method == "bitsandbytes" else str(method)
 
 
 def _numbers_of(plan: Plan) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _print(checkpoints: Sequence[dict[str, Any]], plans: Sequence[dict[str, Any]
     columns = ["checkpoint", "layers", "MB", "load", "first request", "second", "memory, MB"]
     table = Table(*columns, title=f"times those of {checkpoints[0]['name']}: median (quartiles)", title_justify="left")
     for one in checkpoints:
-        ratios = ["{median:.2f} ({low:.2f}–{high:.2f})".format(**one[name]["ratio"]) for name in _TIMES]
+        ratios = [shown(one[name]["ratio"]) for name in _TIMES]
         layers = "{tower}/{decoder}".format(**one["layers"])
         table.add_row(one["name"], layers, f"{one['bytes'] / 1e6:.1f}", *ratios, f"{one['grown_mb']['median']:.0f}")
     console.print(table)

@@ -14,7 +14,8 @@ from compress.checkpoint import POCKET, Checkpoint
 from compress.weights import storage
 from compress.weights.storage import Form
 
-STUDENT: Final = POCKET.with_name("students") / "pocket-setup2-de-export"
+STUDENTS: Final = POCKET.with_name("students")
+STUDENT: Final = STUDENTS / "pocket-setup2-de-export"
 
 Make = Callable[[Path], Checkpoint]
 

@@ -20,13 +20,14 @@ from benchmarks.roofs import Roofs
 from benchmarks.search import scorer_of
 from benchmarks.spread import quartiles
 from compress.audio import SAMPLE_RATE, Samples
-from compress.decoding import Decoding, encode, end_tokens, log_mel
+from compress.decoding import Decoding, encode, log_mel
 from compress.model import decoder_layers
 from compress.prompt import translation
 from compress.recipe_stages import Prune
 from compress.search.bench import Bench as SearchBench
 from compress.search.bench import Exam
 from compress.search.bench import encode as encode_each
+from compress.search.single import generate
 
 Lines = list[dict[str, Any]]
 
@@ -188,15 +189,7 @@ def _published(bench: Bench, clip: Samples) -> _Run:
     clock = _Clock()
     model, processor = bench.model, bench.processor
     inputs = processor(text=_PROMPT.text, audio=[clip], sampling_rate=SAMPLE_RATE, return_tensors="pt")
-    with torch.inference_mode():
-        model.generate(  # type: ignore[misc]  # transformers' hints leave this class out
-            **inputs.to(model.device, model.dtype),
-            max_new_tokens=bench.size.new_tokens,
-            do_sample=False,
-            repetition_penalty=1.0,
-            eos_token_id=sorted(end_tokens(model, processor.tokenizer)),
-            streamer=clock,
-        )
+    generate(model, processor, bench.size.new_tokens, **inputs.to(model.device, model.dtype), streamer=clock)
     # it is given the prompt first
     first, *rest = clock.given_s[1:]
     if len(rest) != bench.size.new_tokens - 1:

@@ -147,9 +147,6 @@ def _print(lengths: Sequence[Mapping[str, Any]], title: str) -> None:
     table = Table(*columns, title=title, title_justify="left")
     for length in lengths:
         for one in length["forms"]:
-            cells = [
-                "{median:.2f} ({low:.2f}–{high:.2f})".format(**one["to_first"][key]) if key in one["to_first"] else "–"
-                for key in MEASURED
-            ]
+            cells = [spread.shown(one["to_first"][key]) if key in one["to_first"] else "–" for key in MEASURED]
             table.add_row(f"{length['seconds']:g} s", one["form"], *cells, f"{one['real_time_factor']['p50']:.3f}")
     Console(width=140).print(table)

@@ -238,23 +238,21 @@ def _print(numbers: Mapping[str, Any], title: str) -> None:
     console = Console(width=120)
     table = Table("callers", "throughput", "RTFx", "first text, p50, p95", "goodput", title=title, title_justify="left")
     for one in numbers["closed"]:
-        table.add_row(str(one["clients"]), _shown(one["to_first"]), f"{one['rtfx']['median']:.1f}", *_shown_waits(one))
+        table.add_row(
+            str(one["clients"]), spread.shown(one["to_first"]), f"{one['rtfx']['median']:.1f}", *_shown_waits(one)
+        )
     console.print(table)
     table = Table("calls, share of the best", "refused", "RTFx", "first text, p50, p95", "goodput")
     for one in numbers["open"]:
         cells = [f"{one['share']:g}", f"{one['refused']} of {one['calls']}", f"{one['rtfx']['median']:.1f}"]
         table.add_row(*cells, *_shown_waits(one))
     console.print(table)
-    console.print(f"mp3: {_shown(numbers['formats']['mp3_to_wav'])} times the throughput of wav")
+    console.print(f"mp3: {spread.shown(numbers['formats']['mp3_to_wav'])} times the throughput of wav")
     for one in numbers["tools"]:
         console.print(
-            f"{one['tool']}: {_shown(one['per_s'])} times the throughput that we find, "
-            f"{_shown(one['first_text'])} times the first text; {one['answered']} of {one['of']} answered"
+            f"{one['tool']}: {spread.shown(one['per_s'])} times the throughput that we find, "
+            f"{spread.shown(one['first_text'])} times the first text; {one['answered']} of {one['of']} answered"
         )
-
-
-def _shown(ratio: Mapping[str, float]) -> str:
-    return "{median:.2f} ({low:.2f}–{high:.2f})".format(**ratio)
 
 
 def _shown_waits(one: Mapping[str, Any]) -> tuple[str, str]:

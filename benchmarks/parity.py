@@ -25,11 +25,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import forms
+from benchmarks import forms, spread
 from compress import dataset
 from compress.audio import Samples
 from compress.checkpoint import Checkpoint
@@ -161,12 +160,7 @@ def _waits(slow: Sequence[Said], fast: Sequence[Said]) -> dict[str, dict[str, fl
     found = {}
     for name in ("first_text_s", "total_s"):
         ratios = [getattr(a, name) / getattr(b, name) for a, b in zip(slow, fast, strict=True)]
-        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-        found[name.removesuffix("_s")] = {
-            "median": round(median, 2),
-            "low": round(low, 2),
-            "high": round(high, 2),
-        }
+        found[name.removesuffix("_s")] = spread.quartiles(ratios, 2)
     return found
 
 
@@ -177,9 +171,7 @@ def _print(numbers: Sequence[dict[str, Any]], own_class: dict[str, Any]) -> None
     console = Console(width=120)
     console.print(table)
     if own_class:
-        first, total = (
-            "{median:.2f} ({low:.2f}–{high:.2f})".format(**own_class[name]) for name in ("first_text", "total")
-        )
+        first, total = (spread.shown(own_class[name]) for name in ("first_text", "total"))
         console.print(
             f"vLLM's own class: {own_class['same']} of {own_class['of']} the same; "
             f"first text {first} times later, last text {total} times later"

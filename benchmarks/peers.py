@@ -207,13 +207,9 @@ def _print(numbers: Sequence[Mapping[str, Any]], http: Mapping[str, Mapping[str,
     table = Table(*columns, title=title, title_justify="left")
     for one in numbers:
         sooner = one["sooner_than"].get(AGAINST[0])
-        more = [_shown(one["more_than"][other]) for other in AGAINST]
-        table.add_row(one["name"], _shown(sooner) if sooner else "–", *more, str(one["same_texts"]))
+        more = [spread.shown(one["more_than"][other]) for other in AGAINST]
+        table.add_row(one["name"], spread.shown(sooner) if sooner else "–", *more, str(one["same_texts"]))
     console = Console(width=140)
     console.print(table)
     for name, cost in http.items():
-        console.print(f"{name.replace('_', ' ')}: {_shown(cost)}")
-
-
-def _shown(ratio: Mapping[str, float]) -> str:
-    return "{median:.2f} ({low:.2f}–{high:.2f})".format(**ratio)
+        console.print(f"{name.replace('_', ' ')}: {spread.shown(cost)}")

@@ -42,7 +42,7 @@ from compress.prompt import LANGUAGES
 
 SENTENCES: Final = 16
 HUMAN: Final = 48
-STUDENTS: Final = tuple(sorted(forms.STUDENT.parent.iterdir()))
+STUDENTS: Final = tuple(sorted(forms.STUDENTS.iterdir()))
 _CALLERS: Final = 4
 _AGAIN: Final = 64
 _LENGTHS_S: Final = (3.0, 5.0)

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.traffic import recordings
-from benchmarks.traffic.callers import calling
+from benchmarks.traffic.callers import calling, in_turns
 from benchmarks.traffic.recordings import Recording
 from benchmarks.traffic.server_process import ServerProcess, serving
 from compress.checkpoint import POCKET, Checkpoint
@@ -102,17 +102,15 @@ async def _load(
     client = Client(url)
     client.keep_connections(CALLERS)
     found: Counter[str] = Counter()
-    left = iter(range(n_calls))
 
-    async def caller() -> None:
-        for number in left:
-            found[await _call(client, model, sent[number % len(sent)], texts[number % len(sent)])] += 1
-            if found.total() == round(n_calls * _KILL_AFTER):
-                # the processor time that it took says who did most
-                max(servers, key=lambda one: one.process.cpu_times().user).process.kill()
+    async def ask(number: int) -> None:
+        found[await _call(client, model, sent[number % len(sent)], texts[number % len(sent)])] += 1
+        if found.total() == round(n_calls * _KILL_AFTER):
+            # the processor time that it took says who did most
+            max(servers, key=lambda one: one.process.cpu_times().user).process.kill()
 
     try:
-        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+        await in_turns(range(n_calls), CALLERS, ask)
     finally:
         await client.close()
     return found

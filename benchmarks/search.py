@@ -40,6 +40,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.spread import shown
 from compress import dataset
 from compress.attention import GROUPED
 from compress.checkpoint import POCKET, Checkpoint
@@ -227,9 +228,7 @@ def _print(numbers: dict[str, Any], title: str) -> None:
             table.add_column(f"times faster than {other}", justify="right")
     for mode, one in numbers.items():
         ratios = [
-            "{median:.2f} ({low:.2f}–{high:.2f})".format(**one["times_faster_than"][other]) if other != mode else "1"
-            for other in COMPARED
-            if other in numbers
+            shown(one["times_faster_than"][other]) if other != mode else "1" for other in COMPARED if other in numbers
         ]
         cells = [" ".join(map(str, one["removed"])), f"{one['scores'][-1]:.2f}", f"{one['decoded']}/{one['of']}"]
         table.add_row(mode, *cells, *ratios)

@@ -29,3 +29,8 @@ def tails(values: Sequence[float]) -> Spread:
     """50th, 95th and 99th percentile; of fewer than a hundred values the last is nearly the largest."""
     found = np.quantile(values, list(TAILS.values()))
     return {name: round(float(value), _DIGITS) for name, value in zip(TAILS, found, strict=True)}
+
+
+def shown(ratio: Mapping[str, float] | float) -> str:
+    """A median with the lowest and the highest, or the quartiles, behind it; a ratio measured once alone."""
+    return "{median:.2f} ({low:.2f}–{high:.2f})".format(**ratio) if isinstance(ratio, Mapping) else f"{ratio:.2f}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from benchmarks.spread import shown
 
 FOUND: Final = ("clients", "repeats")  # what a row found; the rest are settings
 
@@ -31,7 +32,7 @@ def _batched(row: Row) -> str:
     lines = [
         [
             str(one["clients"]),
-            spread(one["ratio"]),
+            shown(one["ratio"]),
             f"{one['clips_per_s']:.2f}",
             *(f"{one['first_text_s'][name]:.3f} s" for name in ("p50", "p95")),
         ]

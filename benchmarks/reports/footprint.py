@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from benchmarks.spread import shown
 
 FOUND: Final = ("checkpoints", "planned", "repeats")  # what a row found; the rest are settings
 
@@ -42,7 +43,7 @@ def _measured(row: Row) -> str:
             f"{one['parameters']:,}",
             f"{one['stored_elements']:,}",
             f"{one['bytes'] / 1e6:.1f}",
-            *(spread(one[name]["ratio"]) for name in ("load", "first", "second")),
+            *(shown(one[name]["ratio"]) for name in ("load", "first", "second")),
             f"{one['grown_mb']['median']:.0f} MB",
         ]
         for one in row["checkpoints"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from benchmarks.spread import shown
 
 FOUND: Final = ("lines",)  # what a row found; the rest are settings
 
@@ -43,7 +44,7 @@ _COLUMNS: Final[dict[str, dict[str, Callable[[Line], str]]]] = {
         "first text, ms": lambda line: f"{line['first_ms']:.1f}",
         "a token, ms": lambda line: f"{line['token_ms']:.2f}",
         "whole, ms": lambda line: f"{line['total_ms']:.0f}",
-        "times as fast": lambda line: spread(line["times_as_fast"]),
+        "times as fast": lambda line: shown(line["times_as_fast"]),
         "speed of light": lambda line: f"{line['speed_of_light']:.1%}",
     },
     "footprint": {

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.latency import MEASURED
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from benchmarks.spread import shown
 from compress.prompt import LANGUAGES
 
 FOUND: Final = ("forms", "lengths")  # what a row found; the rest are settings
@@ -44,7 +45,7 @@ def _lines(row: Row) -> Iterator[list[str]]:
             yield [
                 f"{length['seconds']:g} s",
                 one["form"],
-                *(spread(one["to_first"][key]) if key in one["to_first"] else "–" for key in MEASURED),
+                *(shown(one["to_first"][key]) if key in one["to_first"] else "–" for key in MEASURED),
                 _tail(one.get("first_text_s")),
                 f"{one['real_time_factor']['p50']:.3f}",
             ]

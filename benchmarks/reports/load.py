@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from benchmarks.spread import shown
 
 FOUND: Final = ("closed", "formats", "open", "tools")  # what a row found; the rest are settings
 
@@ -33,18 +34,18 @@ def _measured(row: Row) -> str:
     title = f"{row['model']['name']}, {row['recordings']} recordings, {row['repeats']} repeats"
     closed = table(
         ["callers", "times the throughput of one", "RTFx", "first text, p50, p95, p99", "goodput"],
-        [[str(one["clients"]), spread(one["to_first"]), spread(one["rtfx"]), *_waits(one)] for one in row["closed"]],
+        [[str(one["clients"]), shown(one["to_first"]), shown(one["rtfx"]), *_waits(one)] for one in row["closed"]],
     )
     opened = table(
         ["calls", "refused", "RTFx", "first text, p50, p95, p99", "goodput"],
         [
-            [f"{one['share']:.0%}", f"{one['refused']} of {one['calls']}", spread(one["rtfx"]), *_waits(one)]
+            [f"{one['share']:.0%}", f"{one['refused']} of {one['calls']}", shown(one["rtfx"]), *_waits(one)]
             for one in row["open"]
         ],
     )
     formats = row["formats"]
     mp3 = (
-        f"48 kHz stereo mp3 from {formats['clients']} callers: {spread(formats['mp3_to_wav'])} times the throughput of "
+        f"48 kHz stereo mp3 from {formats['clients']} callers: {shown(formats['mp3_to_wav'])} times the throughput of "
         "16 kHz wav."
     )
     return "\n".join(
@@ -66,7 +67,7 @@ def _waits(one: Mapping[str, Any]) -> tuple[str, str]:
 
 def _tool(one: Mapping[str, Any]) -> str:
     return (
-        f"*{one['tool']}* finds {spread(one['per_s'])} times the throughput that our callers find in the same run, and "
-        f"{spread(one['first_text'])} times the time to the first text ({one['clients']} callers, {one['answered']} of "
+        f"*{one['tool']}* finds {shown(one['per_s'])} times the throughput that our callers find in the same run, and "
+        f"{shown(one['first_text'])} times the time to the first text ({one['clients']} callers, {one['answered']} of "
         f"{one['of']} answered).\n"
     )

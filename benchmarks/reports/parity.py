@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from benchmarks.spread import shown
 
 FOUND: Final = ("checkpoints", "own_class")  # what a row found; the rest are settings
 
@@ -35,7 +36,7 @@ def _paired(row: Row) -> str:
     own = row["own_class"]
     waits = (
         "\nvLLM's own class of the model encodes the padding: the first text comes "
-        f"{spread(own['first_text'])} times later, the last {spread(own['total'])} times; "
+        f"{shown(own['first_text'])} times later, the last {shown(own['total'])} times; "
         f"{own['same']} of {own['of']} texts are the same."
         if own
         else ""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from benchmarks.peers import AGAINST
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
+from benchmarks.spread import shown
 
 FOUND: Final = ("contestants", "http")  # what a row found; the rest are settings
 
@@ -39,12 +40,12 @@ def render(rows: Sequence[Row]) -> str:
 def _measured(row: Row) -> str:
     columns = ["", "sooner than published", *(f"more than {name}" for name in AGAINST), "same"]
     title = f"{row['model']['name']}, {row['recordings']} recordings, {row['repeats']} rounds:\n"
-    costs = ", ".join(_COSTS[name].format(spread(cost)) for name, cost in row["http"].items())
+    costs = ", ".join(_COSTS[name].format(shown(cost)) for name, cost in row["http"].items())
     lines = [_line(one, row["recordings"]) for one in row["contestants"]]
     return "\n".join([title, table(columns, lines), f"\nWhat HTTP costs: {costs}.\n"])
 
 
 def _line(one: dict[str, Any], n: int) -> list[str]:
     sooner = one["sooner_than"].get(AGAINST[0])
-    more = (spread(one["more_than"][name]) for name in AGAINST)
-    return [one["name"], spread(sooner) if sooner else "–", *more, f"{one['same_texts']} of {n}"]
+    more = (shown(one["more_than"][name]) for name in AGAINST)
+    return [one["name"], shown(sooner) if sooner else "–", *more, f"{one['same_texts']} of {n}"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.reports.markdown import spread, table
+from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
 from benchmarks.search import COMPARED
+from benchmarks.spread import shown
 from compress.prompt import LANGUAGES
 
 FOUND: Final = ("modes", "repeats")  # what a row found; the rest are settings
@@ -39,7 +40,7 @@ def _searched(row: Row) -> str:
             " ".join(map(str, one["removed"])),
             f"{one['scores'][-1]:.2f}",
             f"{one['decoded']:,} of {one['of']:,}",
-            *("1" if other == mode else spread(one["times_faster_than"][other]) for other in others),
+            *("1" if other == mode else shown(one["times_faster_than"][other]) for other in others),
         ]
         for mode, one in modes.items()
     ]

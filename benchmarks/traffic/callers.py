@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from benchmarks.traffic.recordings import Recording
 from compress.errors import RecipeError
@@ -18,6 +18,9 @@ PATH: Final = "/v1/audio/translations"
 # how a server that is only busy answers
 _REFUSALS: Final = (429, 503)
 _PATIENCE_S: Final = 300.0
+
+Wish = TypeVar("Wish")
+Got = TypeVar("Got")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,19 @@ class Bout:
         return sum(one.recording.seconds for one in self.translated) / self.took_s
 
 
+async def in_turns(wishes: Sequence[Wish], n_callers: int, ask: Callable[[Wish], Awaitable[Got]]) -> list[Got]:
+    """What all of them get, in the order of the wishes, from so many callers, each with one in hand at a time."""
+    found: dict[int, Got] = {}
+    left = iter(enumerate(wishes))
+
+    async def caller() -> None:
+        for number, wish in left:
+            found[number] = await ask(wish)
+
+    await asyncio.gather(*(caller() for _ in range(n_callers)))
+    return [found[number] for number in range(len(wishes))]
+
+
 class Callers:
     """Call one server for translations by one model, over connections that are kept."""
 
@@ -95,18 +111,9 @@ class Callers:
 
     async def closed_loop(self, recordings: Sequence[Recording], model: str, n_clients: int) -> Bout:
         """All recordings once, by so many clients, each of whom waits for an answer before the next call."""
-        answers: dict[int, Answer] = {}
-        left = iter(enumerate(recordings))
-
-        async def client() -> None:
-            for number, recording in left:
-                answers[number] = await self.call(recording, model)
-
         started = time.perf_counter()
-        async with asyncio.TaskGroup() as clients:
-            for _ in range(n_clients):
-                clients.create_task(client())
-        return Bout(tuple(answers[number] for number in range(len(recordings))), time.perf_counter() - started)
+        answers = await in_turns(recordings, n_clients, lambda one: self.call(one, model))
+        return Bout(tuple(answers), time.perf_counter() - started)
 
     async def open_loop(self, recordings: Sequence[Recording], model: str, per_s: float, seed: int = 0) -> Bout:
         """All recordings once, called at moments that know nothing of the answers: a Poisson process.
@@ -120,28 +127,19 @@ class Callers:
         draw = random.Random(seed)
         started = time.perf_counter()
         due_s, calls = 0.0, []
-        async with asyncio.TaskGroup() as tasks:
-            for recording in recordings:
-                due_s += draw.expovariate(per_s)
-                await asyncio.sleep(started + due_s - time.perf_counter())
-                calls.append(tasks.create_task(self.call(recording, model)))
-        return Bout(tuple(call.result() for call in calls), time.perf_counter() - started)
+        for recording in recordings:
+            due_s += draw.expovariate(per_s)
+            await asyncio.sleep(started + due_s - time.perf_counter())
+            calls.append(asyncio.create_task(self.call(recording, model)))
+        answers = await asyncio.gather(*calls)
+        return Bout(tuple(answers), time.perf_counter() - started)
 
 
 @asynccontextmanager
 async def calling(url: str) -> AsyncIterator[Callers]:
-    """Callers of a server, who hang up in the end; a failed call inside a group of them ends as itself."""
+    """Callers of a server, who hang up in the end."""
     callers = Callers(url)
     try:
         yield callers
-    except* RecipeError as group:
-        raise _first(group) from None
     finally:
         await callers.close()
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first failure in a group of groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

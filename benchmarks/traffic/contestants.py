@@ -9,18 +9,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import httpx
 import torch
 
-from benchmarks.traffic.callers import Callers
+from benchmarks.traffic.callers import Callers, in_turns
 from benchmarks.traffic.recordings import Recording
-from compress import decoding
 from compress.audio import SAMPLE_RATE
 from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import SYSTEM, instruction, translation
+from compress.search.single import generate
 from compress.translate import text_of
 from serve.engine import Request, Result, Translator
 
@@ -82,15 +82,9 @@ class Published:
             return_tensors="pt",
             padding=True,
         )
-        with torch.inference_mode():
-            ids: Any = self._model.generate(  # type: ignore[misc]  # transformers' hints leave this class out
-                **inputs,
-                max_new_tokens=self._max_new_tokens,
-                do_sample=False,
-                repetition_penalty=1.0,
-                eos_token_id=sorted(decoding.end_tokens(self._model, self._processor.tokenizer)),
-            )
-        return [text_of(self._processor, row) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
+        n_prompt = inputs["input_ids"].shape[1]
+        rows = generate(self._model, self._processor, self._max_new_tokens, **inputs)
+        return [text_of(self._processor, row[n_prompt:]) for row in rows]
 
 
 class Batched:
@@ -141,7 +135,7 @@ class Bare:
 
     async def ask_all(self, sent: Sequence[Recording], n_callers: int) -> list[Text]:
         """See `Contestant`."""
-        return await _by_callers(self, sent, n_callers)
+        return await in_turns(sent, n_callers, self.ask)
 
 
 class Server:
@@ -171,7 +165,7 @@ class Server:
 
     async def ask_all(self, sent: Sequence[Recording], n_callers: int) -> list[Text]:
         """See `Contestant`."""
-        return await _by_callers(self, sent, n_callers)
+        return await in_turns(sent, n_callers, self.ask)
 
 
 class Chat:
@@ -222,16 +216,4 @@ class Chat:
 
     async def ask_all(self, sent: Sequence[Recording], n_callers: int) -> list[Text]:
         """See `Contestant`."""
-        return await _by_callers(self, sent, n_callers)
-
-
-async def _by_callers(contestant: Contestant, sent: Sequence[Recording], n_callers: int) -> list[Text]:
-    found: dict[int, Text] = {}
-    left = iter(enumerate(sent))
-
-    async def caller() -> None:
-        for number, recording in left:
-            found[number] = await contestant.ask(recording)
-
-    await asyncio.gather(*(caller() for _ in range(n_callers)))
-    return [found[number] for number in range(len(sent))]
+        return await in_turns(sent, n_callers, self.ask)

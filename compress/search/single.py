@@ -19,7 +19,7 @@ from compress.search.metrics import CorpusMetric
 from compress.translate import UTTERANCES_PER_BATCH, text_of
 
 if TYPE_CHECKING:
-    from transformers import Qwen2AudioForConditionalGeneration
+    from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,19 @@ def plain(bench: Bench) -> list[str]:
 
 
 def _generate(bench: Bench, **inputs: Any) -> list[list[int]]:
-    """Token ids of each row, without what ends them."""
-    ends = sorted(decoding.end_tokens(bench.model, bench.processor.tokenizer))
+    """Token ids of each row; see `generate`."""
+    return generate(bench.model, bench.processor, bench.exam.max_new_tokens, **inputs)
+
+
+def generate(
+    model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, max_new_tokens: int, **inputs: Any
+) -> list[list[int]]:
+    """Decodes greedily by transformers; token ids of each row, behind those of the prompt if `input_ids` has it."""
+    ends = sorted(decoding.end_tokens(model, processor.tokenizer))
     with torch.inference_mode():
-        ids: Any = bench.model.generate(  # type: ignore[misc]  # transformers' hints leave this class out
+        ids: Any = model.generate(  # type: ignore[misc]  # transformers' hints leave this class out
             **inputs,
-            max_new_tokens=bench.exam.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             do_sample=False,
             repetition_penalty=1.0,
             # what ends a translation everywhere else, whatever the checkpoint declares

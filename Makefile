@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint lock pocket paper bench results comet quantise vllm clean venv venv-demo venv-vllm debian
+.PHONY: help demo test test-vllm lint lock pocket paper bench results comet guidellm quantise vllm clean venv venv-demo venv-vllm debian
 .NOTPARALLEL:
 
 help: ## show this list
@@ -50,13 +50,16 @@ results: venv ## write benchmarks/RESULTS.md and its figures from all results
 comet: ## install COMET beside the rest, in .venv-comet (Python 3.11 or 3.12)
 	@requirements/venv.sh .venv-comet requirements/comet.txt
 
+guidellm: ## install GuideLLM beside the rest, in .venv-guidellm: `python -m benchmarks load` then asks it, too
+	@requirements/venv.sh .venv-guidellm requirements/guidellm.txt
+
 quantise: ## install llm-compressor beside the rest, in .venv-quantise: it writes the layouts w4a16, int8 and fp8
 	@requirements/venv.sh .venv-quantise requirements/quantise.txt
 
 vllm: venv-vllm ## install vLLM's CPU build with the server beside the rest, in .venv-vllm (Linux on x86-64)
 
 clean: ## remove environments, caches and build output (not .cache, the pocket work directory)
-	rm -rf .venv .venv-comet .venv-demo .venv-quantise .venv-vllm .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-comet .venv-demo .venv-guidellm .venv-quantise .venv-vllm .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # these cost milliseconds when nothing is missing

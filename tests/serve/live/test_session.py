@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.audio import SAMPLE_RATE, Samples
+from serve.detector import Frames, Voice
 from serve.live.policies import Pace
 from serve.live.session import Question, Session
 from serve.voice import Segmenter
@@ -18,9 +19,9 @@ SEGMENT, AGREEMENT = Pace(None), Pace(0.5)
 Translate = Callable[[Question], str]
 
 
-def loud(frame: Samples) -> float:
+def loud(frames: Frames) -> Voice:
     """A detector to which everything loud is speech."""
-    return float(np.abs(frame).max() > 0.1)
+    return np.asarray(np.abs(frames).max(axis=1, initial=0.0) > 0.1, np.float32)
 
 
 def speech(*seconds: float) -> Samples:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from threading import Event
 from typing import BinaryIO, Final, Self
 
@@ -13,6 +14,7 @@ import numpy as np
 from compress.audio import N_SAMPLES, SAMPLE_RATE, Samples, decode_blocks
 from serve.voice import Segment, Segmenter
 
+_SHORT: Final = 8 * SAMPLE_RATE  # samples of a recording that is guessed to hold a single stretch of speech
 _STEP: Final = 30 * SAMPLE_RATE  # samples after which another recording may have the thread
 
 
@@ -21,6 +23,19 @@ class Heard:
     """So much of the recording has been heard, in seconds; the last one tells its length."""
 
     audio_s: float
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A short recording before it is searched for speech, so that its translation may have a head start.
+
+    If it holds one stretch of speech, which is likely, the `Speech` that follows has these very samples.
+
+    Attributes:
+        samples: as those of `Speech`.
+    """
+
+    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -50,12 +65,12 @@ class Recording:
         self._file = file
         self._closed = Event()
         self._steps = _hear(file, max_s, self._closed.is_set)
-        self._step: asyncio.Future[Heard | Speech | None] | None = None
+        self._step: asyncio.Future[Heard | Guess | Speech | None] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Heard | Speech:
+    async def __anext__(self) -> Heard | Guess | Speech:
         self._step = asyncio.get_running_loop().run_in_executor(None, next, self._steps, None)
         # A thread cannot be cancelled, only told to stop.
         event = await asyncio.shield(self._step)
@@ -76,12 +91,33 @@ class Recording:
         self._file.close()
 
 
-def _hear(file: BinaryIO, max_s: float | None, stop: Callable[[], bool]) -> Generator[Heard | Speech, None, None]:
+def _hear(
+    file: BinaryIO, max_s: float | None, stop: Callable[[], bool]
+) -> Generator[Heard | Guess | Speech, None, None]:
+    blocks = decode_blocks(file, max_s, stop)
+    first: list[Samples] = []
+    for block in blocks:
+        first.append(block)
+        if sum(map(len, first)) > _SHORT:
+            yield from _hear_long(chain(first, blocks))
+            return
+    if first:
+        yield from _hear_short(np.concatenate(first))
+
+
+def _hear_short(samples: Samples) -> Generator[Heard | Guess | Speech, None, None]:
+    yield Heard(len(samples) / SAMPLE_RATE)
+    yield Guess(samples)
+    segmenter = Segmenter()
+    yield from _said(samples, segmenter.feed(samples) + segmenter.finish())
+
+
+def _hear_long(blocks: Iterable[Samples]) -> Generator[Heard | Speech, None, None]:
     segmenter = Segmenter()
     found: list[Segment] = []
-    window: list[Samples] = []  # all of it, as long as it may be a short one
+    window: list[Samples] = []  # all of it, as long as it may be within the encoder's
     n_samples, n_told = 0, 0
-    for block in decode_blocks(file, max_s, stop):
+    for block in blocks:
         n_samples += len(block)
         found += segmenter.feed(block)
         if n_samples <= N_SAMPLES:
@@ -95,10 +131,14 @@ def _hear(file: BinaryIO, max_s: float | None, stop: Callable[[], bool]) -> Gene
             found.clear()
     found += segmenter.finish()
     yield Heard(n_samples / SAMPLE_RATE)
-    if window and len(found) == 1:
-        yield Speech(np.concatenate(window), found[0].start_s, found[0].end_s)
-    else:
-        yield from map(_speech, found)
+    yield from _said(np.concatenate(window) if window else None, found)
+
+
+def _said(whole: Samples | None, found: list[Segment]) -> Iterable[Speech]:
+    """What is to be translated: the whole recording, where there is one, if it holds one stretch of speech."""
+    if whole is not None and len(found) == 1:
+        return [Speech(whole, found[0].start_s, found[0].end_s)]
+    return map(_speech, found)
 
 
 def _speech(segment: Segment) -> Speech:

@@ -170,6 +170,40 @@ def test_without_speech_nobody_is_asked() -> None:
     assert file.closed
 
 
+def test_one_sentence_is_translated_while_it_is_searched_for(said: list[Samples]) -> None:
+    speaker = Speaker(numbers)
+    events, _ = run(told(speaker, wav(talk(said[:1], 0.4)[0])))
+    assert text(events) == "00."
+    assert speaker.n_asked == 1
+    (passage,) = (event for event in events if isinstance(event, Passage))
+    assert passage.start_s > 0.1, "where the search has found it"
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_wrong_guess_is_given_up(said: list[Samples], room: int) -> None:
+    async def scenario() -> None:
+        async def say(number: int) -> list[str]:
+            return await (numbers(number) if number else forever(number))
+
+        speaker = Speaker(say)
+        events, _ = await told(speaker, wav(talk(said[:2], 0.8)[0]), ahead=room)
+        assert text(events) == "11. 22.", "the first one asked for was all of it"
+        assert speaker.n_running == 0
+
+    run(scenario())
+
+
+def test_a_guess_that_no_speech_follows_is_given_up_in_silence() -> None:
+    async def say(number: int) -> list[str]:
+        raise EngineFailed("the engine failed")
+
+    speaker = Speaker(say)
+    events, file = run(told(speaker, wav(silence(2))))
+    assert events == [Heard(2)]
+    assert speaker.n_running == 0
+    assert file.closed
+
+
 def test_a_failure_comes_after_what_was_told_before_it(long_talk: bytes) -> None:
     async def say(number: int) -> list[str]:
         if number == 4:

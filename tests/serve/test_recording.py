@@ -12,7 +12,7 @@ import pytest
 
 from compress.audio import N_SAMPLES, SAMPLE_RATE, Samples, decode
 from compress.errors import AudioTooLong, CorruptAudio, EmptyAudio, UnsupportedAudio
-from serve.recording import Heard, Recording, Speech
+from serve.recording import Guess, Heard, Recording, Speech
 from tests.serve.servers import PATIENCE_S
 from tests.serve.speech import sentences, silence, talk, wav
 
@@ -37,10 +37,10 @@ class EndlessFile(File):
         return super().read(size).ljust(size, b"OggS\1\2\3\xff\xfb\x90")
 
 
-def heard(data: bytes, max_s: float | None = None) -> list[Heard | Speech]:
+def heard(data: bytes, max_s: float | None = None) -> list[Heard | Guess | Speech]:
     """All events of a recording."""
 
-    async def listen() -> list[Heard | Speech]:
+    async def listen() -> list[Heard | Guess | Speech]:
         file = io.BytesIO(data)
         recording = Recording(file, max_s)
         try:
@@ -52,7 +52,7 @@ def heard(data: bytes, max_s: float | None = None) -> list[Heard | Speech]:
     return asyncio.run(listen())
 
 
-def speech(events: list[Heard | Speech]) -> list[Speech]:
+def speech(events: list[Heard | Guess | Speech]) -> list[Speech]:
     return [event for event in events if isinstance(event, Speech)]
 
 
@@ -63,7 +63,7 @@ def said(clips: list[Path]) -> list[Samples]:
 
 def test_a_clip_with_one_stretch_of_speech_is_left_as_it_is(said: list[Samples]) -> None:
     data = wav(talk(said[:1], 2)[0])
-    length, found = heard(data)
+    length, found = (event for event in heard(data) if not isinstance(event, Guess))
     assert isinstance(length, Heard)
     assert isinstance(found, Speech)
     np.testing.assert_array_equal(found.samples, decode(data))
@@ -115,7 +115,21 @@ def test_silence_is_heard_but_is_no_speech(seconds: float) -> None:
     events = heard(wav(silence(seconds)))
     assert events
     assert not speech(events)
-    assert events[-1] == Heard(seconds)
+    assert [event for event in events if isinstance(event, Heard)][-1] == Heard(seconds)
+
+
+def test_a_short_recording_is_told_before_it_is_searched(said: list[Samples]) -> None:
+    samples, _ = talk(said[:1], 1)
+    length, guess, found = heard(wav(samples))
+    assert isinstance(length, Heard)
+    assert isinstance(guess, Guess)
+    assert isinstance(found, Speech)
+    assert found.samples is guess.samples, "the guess was right"
+    _, guess, *parts = heard(wav(talk(said[:2], 0.8)[0]))
+    assert isinstance(guess, Guess)
+    assert len(parts) == 2, "it was wrong"
+    long = np.concatenate([samples, silence(8)])
+    assert not any(isinstance(event, Guess) for event in heard(wav(long)))
 
 
 def test_what_is_no_audio_is_refused_first() -> None:

@@ -12,7 +12,9 @@ from compress.checks.patient import ENGINES, EngineName, Finding, Patient
 from compress.errors import CheckpointError
 from compress.weights import schemes
 
-INTEGER_KERNELS: Final = "on a GPU or a CPU with AVX-512 VNNI"  # where vLLM has them
+# where vLLM has them
+INTEGER_KERNELS: Final = "on a GPU or a CPU with AVX-512 VNNI"
+INT8_WEIGHT_KERNELS: Final = "on a CUDA GPU"
 
 # In this order: later checks use what earlier ones have read.
 _CHECKS: Final[Mapping[str, Callable[[Patient], Iterator[Finding]]]] = {
@@ -98,17 +100,23 @@ def examine(directory: str | Path) -> Report:
     patient = Patient(path)
     checks = {name: tuple(check(patient)) for name, check in _CHECKS.items()}
     findings = [finding for found in checks.values() for finding in found]
-    in_integers = schemes.integer_bits(patient.quantisation) is not None
     engines = tuple(
         Engine(
             name,
             tuple(one.message for one in findings if name in one.blocks),
             _needs(name, patient),
-            INTEGER_KERNELS if name == "vllm" and in_integers else "",  # transformers computes with plain weights
+            kernels(patient.quantisation) if name == "vllm" else "",  # transformers computes with plain weights
         )
         for name in ENGINES
     )
     return Report(path, checks, engines)
+
+
+def kernels(settings: Mapping[str, Any] | None) -> str:
+    """On what device alone vLLM computes weights rightly of which a `quantization_config` speaks; empty for any."""
+    if schemes.has_weight_only_int8(settings):
+        return INT8_WEIGHT_KERNELS
+    return "" if schemes.integer_bits(settings) is None else INTEGER_KERNELS
 
 
 def _needs(engine: EngineName, patient: Patient) -> tuple[str, ...]:

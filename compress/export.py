@@ -75,7 +75,12 @@ def run(
         storage.rewrite(source, temporary, _form(stage))
     text = try_out(Checkpoint.open(temporary), clip, prompt)
     form = ", ".join(
-        [stage.layout, *(["merged"] if stage.merge else []), *(["decoder only"] if stage.modules == "decoder" else [])]
+        [
+            stage.layout,
+            *(["merged"] if stage.merge else []),
+            *(["decoder only"] if stage.modules == "decoder" else []),
+            *(["int8 embeddings"] if stage.embeddings == "int8" else []),
+        ]
     )
     facts: dict[str, Any] = {"format": form, "trial": text, "made_from": made_from}
     if _same_weights(stage, source):

@@ -161,7 +161,8 @@ def _needs(recipe: Recipe, whole: _Form) -> Iterator[Need]:
                 result = current.stored(width=4 if stage.layout == "paper" else 2)
                 if stage.layout in schemes.LAYOUTS:
                     work = result  # a plain copy, which goes again
-                    result = plan_size(current.architecture, Layout(stage.layout)).tensor_bytes
+                    planned = plan_size(current.architecture, Layout(stage.layout), stage.embeddings)
+                    result = planned.tensor_bytes
         layers = (current.architecture.n_tower_layers, current.architecture.n_layers)
         yield Need(stage.name, stage.stage, _data(stage, recipe), layers, result, memory, work)
 

@@ -1,7 +1,8 @@
 """Checkpoints in the layouts that vLLM has kernels for: the decoder in 4 or 8 bits, tower and projector plain.
 
 Weights are rounded by llm-compressor (`llm_compressor`), which is shown what the decoder of this very checkpoint reads
-when it is trained: the prompt with speech in it, and the reference translation.
+when it is trained: the prompt with speech in it, and the reference translation.  Embeddings and lm_head stay plain, or
+are rounded to the nearest value of 8 bits here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from compress.prompt import END_OF_TURN, Prompt
 from compress.reading import embed_prompt
 from compress.recipe_stages import Export
 from compress.training.collate import TrainingExample
-from compress.weights import schemes, storage
+from compress.weights import compressed_tensors, schemes, storage
 from compress.weights.architectures import Architecture
 from compress.weights.storage import Form
 
@@ -61,7 +62,7 @@ def write(
     """Writes weights, configuration, tokenizer and processor; no lineage, no card.
 
     Args:
-        stage: which layout.
+        stage: which layout, and what embeddings are in.
         source: what to export.
         directory: where to; what is written on the way goes again.
         examples: what weights are rounded for; none are needed where the nearest value is taken.
@@ -83,7 +84,7 @@ def write(
     plain = Checkpoint.open(work / _PLAIN)
     inputs = decoder_inputs(plain, examples, prompt) if stage.n_calibration else []
     llm_compressor.quantise(plain.path, scheme, inputs, work / _DECODER, environment)
-    _assemble(plain.path, work / _DECODER, directory)
+    _assemble(stage, plain.path, work / _DECODER, directory)
     shutil.rmtree(work)
 
 
@@ -108,7 +109,7 @@ def decoder_inputs(checkpoint: Checkpoint, examples: Sequence[TrainingExample], 
     return inputs
 
 
-def _assemble(plain: Path, decoder: Path, directory: Path) -> None:
+def _assemble(stage: Export, plain: Path, decoder: Path, directory: Path) -> None:
     """Puts quantised weights in the place of a plain checkpoint's; all others stay, bit for bit."""
     shapes = Architecture.read(plain).shapes()
     quantised = {name for name, shape in shapes.items() if schemes.covers(name, shape)}
@@ -122,8 +123,14 @@ def _assemble(plain: Path, decoder: Path, directory: Path) -> None:
         raise CheckpointError(f"llm-compressor has left {len(missing)} weights as they were, such as {min(missing)}")
     with storage.opened(plain) as stored:
         rest = {name: stored.tensor(name) for name in shapes if name not in quantised}
+        if stage.embeddings == "int8":
+            for name in schemes.EMBEDDINGS:
+                rounded = compressed_tensors.quantise(rest.pop(name))
+                parts |= {name + suffix: part for suffix, part in rounded.items()}
         save_file(rest | parts, directory / storage.WEIGHTS, metadata={"format": "pt"})
     settings: dict[str, Any] = read_object(decoder / _CONFIG)["quantization_config"] | {"ignore": list(schemes.IGNORED)}
+    if stage.embeddings == "int8":
+        settings = schemes.with_int8_embeddings(settings)
     content = read_object(plain / _CONFIG) | {"quantization_config": settings}
     (directory / _CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for file in plain.iterdir():

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from compress.validation import Strict, refuse
+from compress.weights import schemes
 
 Part = Literal["tower", "projector", "decoder", "embeddings", "lm_head"]
 Metric = Literal["chrF", "chrF++", "BLEU", "COMET"]
@@ -184,6 +185,7 @@ class Export(_Stage):
         merge: add the adapter to the weights, as vLLM's layouts need it.
         modules: of `compact`: what is in nf4, all, or the decoder alone, as vLLM can load it.
         calibration: of `w4a16` and `int8`: utterances of the training data from which GPTQ learns how to round.
+        embeddings: of vLLM's layouts: embeddings and lm_head plain, or in `int8`, which vLLM takes on CUDA GPUs alone.
     """
 
     stage: Literal["export"] = "export"
@@ -192,6 +194,7 @@ class Export(_Stage):
     # left out where they say nothing, so that what was exported before there was a choice is not made anew
     modules: Literal["all", "decoder"] = Field("all", exclude_if=lambda value: value == "all")
     calibration: PositiveInt | None = Field(None, exclude_if=lambda value: value is None)
+    embeddings: schemes.Embeddings = Field("bf16", exclude_if=lambda value: value == "bf16")
 
     @property
     def n_calibration(self) -> int:
@@ -199,9 +202,13 @@ class Export(_Stage):
         return (self.calibration or CALIBRATION) if self.layout in CALIBRATED else 0
 
     @model_validator(mode="after")
-    def _calibrated(self) -> Self:
-        needless = self.calibration is not None and self.layout not in CALIBRATED
-        refuse([f"calibration is for layouts {' and '.join(CALIBRATED)}"] if needless else [])
+    def _consistent(self) -> Self:
+        problems = []
+        if self.calibration is not None and self.layout not in CALIBRATED:
+            problems.append(f"calibration is for layouts {' and '.join(CALIBRATED)}")
+        if self.embeddings == "int8" and self.layout not in schemes.LAYOUTS:
+            problems.append(f"embeddings int8 are for layouts {', '.join(schemes.LAYOUTS)}")
+        refuse(problems)
         return self
 
 

@@ -10,12 +10,13 @@ from typing import Any, Final
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, read_object
 from compress.checks.patient import Finding, Patient, first_of, outside_the_decoder
 from compress.errors import CheckpointError
-from compress.weights.architectures import Architecture, is_linear
+from compress.weights.architectures import Architecture, Shape, is_linear
 from compress.weights.entries import read_header
 from compress.weights.key_layout import hub_name, memory_name
-from compress.weights.schemes import PACKED, PACKED_TOGETHER, SCALE, SHAPE
+from compress.weights.schemes import EMBEDDINGS, PACKED, PACKED_TOGETHER, SCALE, SHAPE
 
 _LM_HEAD: Final = "language_model.lm_head.weight"
+_LINEAR: Final = "Linear"  # the class of modules, as a target
 _READ: Final = (("int", 4), ("int", 8), ("float", 8))
 
 
@@ -75,19 +76,37 @@ def _compressed_tensors(patient: Patient, settings: dict[str, Any]) -> Iterator[
         return
     if problems := _damaged_parts(patient):
         yield Finding(first_of(problems))
+    yield from _unpacked_embeddings(patient)
     groups = (settings.get("config_groups") or {}).values()
-    if any(group.get("targets") != ["Linear"] for group in groups):
+    targets = [str(target) for group in groups for target in group.get("targets") or []]
+    if any(target != _LINEAR and not target.startswith("re:") for target in targets):
         return  # which modules others mean is for those to say who load them
     declared = {
         name
         for name, shape in patient.architecture.shapes().items()
-        if (is_linear(name, shape) or name == _LM_HEAD) and not is_ignored(name.removesuffix(".weight"), ignored)
+        if _is_targeted(name, shape, targets) and not is_listed(name.removesuffix(".weight"), ignored)
     }
     held = patient.compressed.keys()
     if plain := declared - held:
         yield Finding(f"{len(plain)} weights are not quantised, such as {min(plain)}, and no ignore list says so")
     if hidden := held - declared:
-        yield Finding(f"{len(hidden)} weights are quantised, such as {min(hidden)}, which the ignore list leaves out")
+        yield Finding(f"{len(hidden)} weights are quantised, such as {min(hidden)}, which the settings leave out")
+
+
+def _is_targeted(name: str, shape: Shape, targets: list[str]) -> bool:
+    """Whether the targets of compressed-tensors' groups have a weight's module, by its class or by its name."""
+    linear = is_linear(name, shape) or name == _LM_HEAD
+    by_name = [target for target in targets if target != _LINEAR]
+    return (linear and _LINEAR in targets) or (
+        (linear or name in EMBEDDINGS) and is_listed(name.removesuffix(".weight"), by_name)
+    )
+
+
+def _unpacked_embeddings(patient: Patient) -> Iterator[Finding]:
+    """Embeddings that vLLM, which looks them up packed, does not load."""
+    embed_tokens = EMBEDDINGS[0]
+    if embed_tokens in patient.compressed and embed_tokens + PACKED not in patient.entries:
+        yield Finding(f"{embed_tokens} is not packed: vLLM takes embeddings in packed integers only", blocks=("vllm",))
 
 
 def _strange_schemes(settings: dict[str, Any]) -> Iterator[Finding]:
@@ -170,12 +189,12 @@ def is_skipped(module: str, skipped: list[str]) -> bool:
     return any(re.match(entry, module) or module.endswith(entry) for entry in skipped)
 
 
-def is_ignored(module: str, ignored: list[str]) -> bool:
-    """Whether compressed-tensors' list leaves a module out, by its name on disk as by that in memory."""
+def is_listed(module: str, entries: list[str]) -> bool:
+    """Whether a list of compressed-tensors' has a module, by its name on disk as by that in memory."""
     names = (module, memory_name(module))
     return any(
         all(re.match(entry.removeprefix("re:"), name) for name in names) if entry.startswith("re:") else entry in names
-        for entry in ignored
+        for entry in entries
     )
 
 

@@ -17,6 +17,7 @@ from compress.errors import RecipeError
 from compress.prompt import translation
 from compress.recipe_stages import CALIBRATED, Export
 from compress.validation import validate
+from compress.weights.schemes import Embeddings
 
 if TYPE_CHECKING:
     from compress.prompt import Prompt
@@ -57,6 +58,9 @@ def export(
     ] = "compact",
     merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to the weights.")] = False,
     modules: Annotated[str, typer.Option(help="What compact has in 4 bits: all, or the decoder alone.")] = "all",
+    embeddings: Annotated[
+        str, typer.Option(help="Of vLLM's layouts, embeddings and lm_head: bf16, or int8 (vLLM: GPUs alone).")
+    ] = "bf16",
     recipe: Annotated[
         str | None, typer.Option(help="Whose training data, language and prompt w4a16 and int8 are calibrated with.")
     ] = None,
@@ -76,6 +80,8 @@ def export(
         raise RecipeError(f"no layout {layout!r}; layouts: {', '.join(layouts)}")
     if modules not in ("all", "decoder"):
         raise RecipeError(f"no modules {modules!r}; modules: all, decoder")
+    if embeddings not in (choices := get_args(Embeddings)):
+        raise RecipeError(f"no embeddings {embeddings!r}; embeddings: {', '.join(choices)}")
     if out is None and push is None:
         raise RecipeError("name a directory to write with --out, a repository with --push, or both")
     if dry_run and push is None:
@@ -84,7 +90,13 @@ def export(
     if out is not None:
         if clip is None:
             raise RecipeError("--out needs a --clip of English speech to prove that the result translates")
-        settings = {"layout": layout, "merge": merge, "modules": modules, "calibration": calibration}
+        settings = {
+            "layout": layout,
+            "merge": merge,
+            "modules": modules,
+            "calibration": calibration,
+            "embeddings": embeddings,
+        }
         stage = validate(Export, settings, "the export")
         training, prompt = _calibration(recipe, stage)
         made = exports.run(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from compress.errors import RecipeError
 from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
+from compress.weights.schemes import Embeddings
 from compress.weights.size import Layout, Share, Size, measure, plan_size
 
 
@@ -22,18 +23,21 @@ def size(
     config: Annotated[Path | None, typer.Option(help="Plan for this config.json, not for Qwen2-Audio-7B.")] = None,
     layers: Annotated[str | None, typer.Option(help="Plan with so many layers: TOWER,DECODER, as 32,24.")] = None,
     layout: Annotated[list[Layout] | None, typer.Option(help="Plan in this layout; may be repeated.")] = None,
+    embeddings: Annotated[
+        Embeddings, typer.Option(help="Plan w4a16, int8 and fp8 with embeddings and lm_head in this.")
+    ] = "bf16",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Parameters, stored elements and bytes of checkpoints, from their headers or planned from a configuration."""
     if plan == bool(checkpoints):
         raise RecipeError("name checkpoint directories to measure, or plan one with --plan: one of the two")
-    if not plan and (config or layers or layout):
-        raise RecipeError("--config, --layers and --layout need --plan: a directory already has them")
+    if not plan and (config or layers or layout or embeddings != "bf16"):
+        raise RecipeError("--config, --layers, --layout and --embeddings need --plan: a directory already has them")
     if plan:
         architecture = Architecture.read(config) if config else QWEN2_AUDIO_7B
         if layers:
             architecture = architecture.keep(*_two_counts(layers))
-        sizes = [plan_size(architecture, each) for each in layout or [Layout.BF16]]
+        sizes = [plan_size(architecture, each, embeddings) for each in layout or [Layout.BF16]]
     else:
         sizes = [measure(directory) for directory in checkpoints or []]
     if as_json:

@@ -1,10 +1,10 @@
-"""Weights as the package compressed-tensors stores them, read without that package; see `schemes`."""
+"""Weights as the package compressed-tensors stores them, read and rounded without that package; see `schemes`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,8 @@ from compress.weights.schemes import PACKED, PACKED_TOGETHER, SCALE, SHAPE
 
 if TYPE_CHECKING:
     from transformers import Qwen2AudioForConditionalGeneration
+
+_LARGEST: Final = 127  # what a row's largest weight becomes; -128 has no counterpart
 
 
 def load(directory: Path, dtype: torch.dtype) -> Qwen2AudioForConditionalGeneration:
@@ -86,7 +88,26 @@ def unpack(packed: Tensor, shape: Shape) -> Tensor:
     rows, columns = shape
     for each, bits in PACKED_TOGETHER.items():
         if packed.shape == (rows, -(-columns // each)):
-            shifts = torch.arange(0, 32, bits, dtype=torch.int32)
-            values = (packed[..., None] >> shifts & (1 << bits) - 1).reshape(rows, -1)[:, :columns]
-            return (values - (1 << bits - 1)).to(torch.int8)
+            mask, zero = (1 << bits) - 1, 1 << bits - 1
+            # one place at a time: a vocabulary's weights as int32 would be gigabytes
+            places = [((packed >> low & mask) - zero).to(torch.int8) for low in range(0, 32, bits)]
+            return torch.stack(places, -1).reshape(rows, -1)[:, :columns]
     raise CheckpointError(f"int32 of shape {tuple(packed.shape)} hold no {rows} × {columns} integers of 4 or 8 bits")
+
+
+def quantise(weight: Tensor) -> dict[str, Tensor]:
+    """A weight of shape (rows, columns) in packed int8, a scale a row; parts by what follows `.weight` in their names.
+
+    Rounded to the nearest value that the scale, itself rounded to bf16, allows.
+    """
+    exact = weight.float()
+    tiniest = torch.finfo(torch.bfloat16).tiny  # a row of zeros has a scale, too
+    scale = (exact.abs().amax(1, keepdim=True) / _LARGEST).clamp(min=tiniest).bfloat16()
+    values = (exact / scale.float()).round().clamp(-_LARGEST, _LARGEST)
+    return {PACKED: pack(values), SCALE: scale, SHAPE: torch.tensor(weight.shape)}
+
+
+def pack(values: Tensor) -> Tensor:
+    """Integers of shape (rows, columns), from -128 to 127, in int32 that hold four of a row's, the first one lowest."""
+    padded = torch.nn.functional.pad(values + 128, (0, -values.shape[1] % 4))
+    return padded.to(torch.uint8).view(torch.int32)

@@ -4,6 +4,13 @@
     int8    8-bit integers, a scale for a row; activations are rounded to 8 bits as well, a scale for a token
     fp8     8-bit floats (e4m3), the rest as for int8
 
+Embeddings and lm_head may be 8-bit integers beside any of them: four in an int32, a scale for a row, activations plain.
+vLLM 0.32 says this of them in its source: `VocabParallelEmbedding` takes integers only when they are packed, and looks
+rows up with a Triton kernel; a quantised `ParallelLMHead` is a linear layer, and CUDA has kernels (Machete, Marlin) of
+8-bit weights for plain activations.  That was not run on a GPU.  Its CPU build was run: it finds no kernel for such an
+lm_head (it has them for 4 bits only); such embeddings load, and without Triton the first look-up fails.  Transformers
+itself loads no quantised embeddings; `compressed_tensors` does.
+
 The package compressed-tensors stores a weight `X.weight` as `X.weight` or `X.weight_packed`, with `X.weight_scale` and,
 if it is packed, `X.weight_shape`.
 """
@@ -18,10 +25,19 @@ from compress.weights.architectures import Architecture, Shape, is_linear
 
 Layout = Literal["w4a16", "int8", "fp8"]
 LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
+Embeddings = Literal["bf16", "int8"]
 METHOD: Final = "compressed-tensors"  # `quant_method` in config.json
 
 # What is left as it is. Names are not the same in vLLM, in transformers and on disk: only expressions fit them all.
-IGNORED: Final = ("re:.*audio_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head")
+_LM_HEAD: Final = "re:.*lm_head"  # unless embeddings are quantised
+IGNORED: Final = ("re:.*audio_tower.*", "re:.*multi_modal_projector.*", _LM_HEAD)
+
+EMBEDDINGS: Final = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
+_INT8_EMBEDDINGS: Final[dict[str, Any]] = {
+    "targets": ["re:.*embed_tokens$", "re:.*lm_head$"],
+    "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
+    "format": "pack-quantized",
+}
 
 SCALE: Final = "_scale"
 PACKED: Final = "_packed"
@@ -66,6 +82,20 @@ def group_size(architecture: Architecture) -> int:
     )
 
 
+def with_int8_embeddings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A `quantization_config` of one of these layouts, and of embeddings and lm_head in int8 beside it."""
+    general = settings.get("format")
+    groups = {name: {"format": general, **group} for name, group in settings["config_groups"].items()}
+    groups["group_1"] = _INT8_EMBEDDINGS
+    mixed = len({group["format"] for group in groups.values()}) > 1
+    return {
+        **settings,
+        "format": "mixed-precision" if mixed else general,
+        "config_groups": groups,
+        "ignore": [entry for entry in settings["ignore"] if entry != _LM_HEAD],
+    }
+
+
 def integer_bits(settings: Mapping[str, Any] | None) -> int | None:
     """How many bits the integer weights have that a `quantization_config` speaks of; None where it has no such."""
     if not settings or settings.get("quant_method") != METHOD:
@@ -73,6 +103,17 @@ def integer_bits(settings: Mapping[str, Any] | None) -> int | None:
     groups = [group.get("weights") or {} for group in (settings.get("config_groups") or {}).values()]
     bits = [int(weights["num_bits"]) for weights in groups if weights.get("type", "int") == "int" and weights]
     return min(bits, default=None)
+
+
+def has_weight_only_int8(settings: Mapping[str, Any] | None) -> bool:
+    """Whether a `quantization_config` has weights in int8, and activations plain: vLLM's kernels are for CUDA alone."""
+    if not settings or settings.get("quant_method") != METHOD:
+        return False
+    return any(
+        not group.get("input_activations") and (weights.get("type", "int"), weights.get("num_bits")) == ("int", 8)
+        for group in (settings.get("config_groups") or {}).values()
+        if (weights := group.get("weights"))
+    )
 
 
 def weight_of(name: str) -> str | None:

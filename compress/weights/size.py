@@ -13,13 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from compress.errors import CheckpointError
+from compress.errors import CheckpointError, RecipeError
 from compress.weights import schemes
 from compress.weights.architectures import Architecture, Shape, is_linear
 from compress.weights.entries import NF4_STATE, Entry, n_weights, read_header
+from compress.weights.schemes import Embeddings
 
 GROUPS: Final = ("audio tower", "projector", "embeddings", "decoder", "lm_head", "adapter", "other")
 LORA_RANK: Final = 64
@@ -27,8 +29,6 @@ LORA_RANK: Final = 64
 # bitsandbytes: weights a scale belongs to, and scales a scale of scales belongs to.
 _NF4_BLOCK: Final = 64
 _NF4_NESTED_BLOCK: Final = 256
-# compressed-tensors: 4-bit weights in an int32.
-_PACKED_TOGETHER: Final = 8
 # The one number of the state that the weights decide. A plan's is as long as most are, real ones differ by some bytes.
 _TYPICAL_OFFSET: Final = 0.05204264447093012
 
@@ -143,15 +143,32 @@ def measure(directory: str | Path) -> Size:
     )
 
 
-def plan_size(architecture: Architecture, layout: Layout) -> Size:
-    """The size that a checkpoint of this architecture will have in this layout."""
+def plan_size(architecture: Architecture, layout: Layout, embeddings: Embeddings = "bf16") -> Size:
+    """The size that a checkpoint of this architecture will have in this layout.
+
+    Raises:
+        RecipeError: see `planned_entries`.
+    """
     layers = f"{architecture.n_tower_layers}/{architecture.n_layers}"
-    return summarise(f"{architecture.name}, {layers} layers, {layout}", planned_entries(architecture, layout))
+    form = f"{layout}, int8 embeddings" if embeddings == "int8" else layout
+    return summarise(f"{architecture.name}, {layers} layers, {form}", planned_entries(architecture, layout, embeddings))
 
 
-def planned_entries(architecture: Architecture, layout: Layout) -> list[Entry]:
-    """The entries of a checkpoint in that layout, adapter included."""
-    return list(_LAYOUTS[layout](architecture))
+def planned_entries(architecture: Architecture, layout: Layout, embeddings: Embeddings = "bf16") -> list[Entry]:
+    """The entries of a checkpoint in that layout, adapter included.
+
+    Raises:
+        RecipeError: int8 embeddings in a layout that has none.
+    """
+    entries = list(_LAYOUTS[layout](architecture))
+    if embeddings == "bf16":  # or what the layout itself says
+        return entries
+    if layout not in schemes.LAYOUTS:
+        raise RecipeError(f"embeddings int8 are for layouts {', '.join(schemes.LAYOUTS)}, not for {layout}")
+    apart = [
+        _packed(one.name, one.shape, bits=8, n_scales=1) if one.name in schemes.EMBEDDINGS else [one] for one in entries
+    ]
+    return list(chain.from_iterable(apart))
 
 
 def summarise(
@@ -206,10 +223,15 @@ def _w4a16(architecture: Architecture) -> Iterator[Entry]:
         if not schemes.covers(name, shape):
             yield Entry(name, shape, "BF16")
             continue
-        rows, columns = shape
-        yield Entry(name + schemes.PACKED, (rows, math.ceil(columns / _PACKED_TOGETHER)), "I32", shape)
-        yield Entry(name + schemes.SCALE, (rows, columns // group), "BF16")
-        yield Entry(name + schemes.SHAPE, (2,), "I64")
+        yield from _packed(name, shape, bits=4, n_scales=shape[1] // group)
+
+
+def _packed(name: str, shape: Shape, bits: int, n_scales: int) -> Iterator[Entry]:
+    """A weight in packed integers, so many scales a row."""
+    rows, columns = shape
+    yield Entry(name + schemes.PACKED, (rows, math.ceil(columns * bits / 32)), "I32", shape)
+    yield Entry(name + schemes.SCALE, (rows, n_scales), "BF16")
+    yield Entry(name + schemes.SHAPE, (2,), "I64")
 
 
 def _8_bits(architecture: Architecture, dtype: str) -> Iterator[Entry]:

@@ -273,18 +273,21 @@ def _refuse_what_does_not_load(checkpoint: Checkpoint) -> None:
 def refuse_what_a_cpu_computes_wrongly(checkpoint: Checkpoint, *, vnni: bool) -> None:
     """Integer weights: without AVX-512 vLLM has no kernel for 4 bits, and without VNNI its sums of 8 bits overflow.
 
+    For weights in 8 bits beside plain activations, as embeddings may have them, it has none on any CPU.
+
     Args:
         checkpoint: what is to be served.
         vnni: whether the CPU has AVX-512 with VNNI.
 
     Raises:
-        CheckpointError: the checkpoint has such weights, and the CPU does not.
+        CheckpointError: the checkpoint has such weights, and the CPU no kernel for them.
     """
-    bits = schemes.integer_bits(checkpoint.quantisation)
-    if bits is not None and not vnni:
+    settings = checkpoint.quantisation
+    bits, where = schemes.integer_bits(settings), doctor.kernels(settings)
+    if bits is not None and not (vnni and where == doctor.INTEGER_KERNELS):
         raise CheckpointError(
             f"{checkpoint.name} has weights in int{bits}, which vLLM computes wrongly or not at all on this CPU: serve "
-            f"it {doctor.INTEGER_KERNELS}, or with engine transformers"
+            f"it {where}, or with engine transformers"
         )
 
 

@@ -23,7 +23,7 @@ from compress.weights import storage
 from compress.weights.storage import Form
 from tests.compress import narrow, rounded
 
-Kind = Literal["plain", "nf4", "lora", "w4a16", "fp8"]
+Kind = Literal["plain", "nf4", "lora", "w4a16", "fp8", "w4a16-e8", "fp8-e8"]
 Spoil = Callable[[Path], None]
 
 BOTH: tuple[EngineName, ...] = ENGINES
@@ -48,6 +48,8 @@ def admit(kind: Kind, processor: Qwen2AudioProcessor, folder: Path) -> Path:
             return narrow.adapted(source, folder / "lora", narrow.stage(modules="decoder"), form).path
         case "w4a16" | "fp8":
             return rounded.checkpoint(source, folder / kind, kind).path
+        case "w4a16-e8" | "fp8-e8":
+            return rounded.checkpoint(source, folder / kind, "w4a16" if kind == "w4a16-e8" else "fp8", "int8").path
 
 
 @dataclass(frozen=True)

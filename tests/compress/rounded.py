@@ -5,32 +5,41 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from compress.checkpoint import Checkpoint
-from compress.weights import schemes, storage
+from compress.weights import compressed_tensors, schemes, storage
 from compress.weights.architectures import Architecture
-from compress.weights.schemes import Layout
+from compress.weights.schemes import Embeddings, Layout
 from tests.compress import narrow
 
+FORMATS: Final[dict[Layout, str]] = {"w4a16": "pack-quantized", "int8": "int-quantized", "fp8": "float-quantized"}
 
-def checkpoint(source: Checkpoint, directory: Path, layout: Layout) -> Checkpoint:
+
+def checkpoint(source: Checkpoint, directory: Path, layout: Layout, embeddings: Embeddings = "bf16") -> Checkpoint:
     """A plain checkpoint in another layout; its lineage is the same."""
     architecture = Architecture.read(source.path)
     shutil.copytree(source.path, directory)
     tensors: dict[str, Tensor] = {}
     for name, tensor in narrow.tensors(source.path).items():
+        if embeddings == "int8" and name in schemes.EMBEDDINGS:
+            tensors |= {name + suffix: part for suffix, part in compressed_tensors.quantise(tensor).items()}
+            continue
         covered = schemes.covers(name, tuple(tensor.shape))
         tensors |= parts(name, tensor, layout, schemes.group_size(architecture)) if covered else {name: tensor}
     save_file(tensors, directory / storage.WEIGHTS, metadata={"format": "pt"})
-    settings = {
+    settings: dict[str, Any] = {
         "quant_method": schemes.METHOD,
+        "format": FORMATS[layout],
         "config_groups": {"group_0": schemes.scheme(layout, architecture)},
         "ignore": list(schemes.IGNORED),
     }
+    if embeddings == "int8":
+        settings = schemes.with_int8_embeddings(settings)
     config = directory / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": settings}))
     return Checkpoint.open(directory)

@@ -44,6 +44,8 @@ def test_what_engines_need_beside_themselves(processor: Qwen2AudioProcessor, tmp
         "lora": [("bitsandbytes", "peft"), ("vllm-bnb-plugin",)],
         "w4a16": [(), ()],
         "fp8": [(), ()],
+        "w4a16-e8": [(), ()],
+        "fp8-e8": [(), ()],
     }
 
 

@@ -19,7 +19,7 @@ from compress.checkpoint import Checkpoint
 from compress.errors import CheckpointError, RecipeError
 from compress.prompt import translation
 from compress.recipe_stages import Export
-from compress.weights import schemes
+from compress.weights import compressed_tensors, schemes
 from compress.weights.size import Layout
 from tests.compress import narrow
 from tests.compress.conftest import sound
@@ -106,6 +106,19 @@ def test_the_decoder_reads_prompt_speech_and_answer(source: Checkpoint) -> None:
 def run(stage: Export, source: Checkpoint, out: Path, environment: Path = llm_compressor.ENVIRONMENT) -> Checkpoint:
     prompt = translation("de")
     return export.run(stage, source, out, clip=sound(1.0), prompt=prompt, training=examples(6), environment=environment)
+
+
+@installed
+def test_a_real_export_with_int8_embeddings_is_as_planned(source: Checkpoint, tmp_path: Path) -> None:
+    made = run(Export(layout="fp8", embeddings="int8"), source, tmp_path / "out")
+    assert_as_planned(made.path, Layout.FP8, "int8")
+    assert doctor.examine(made.path).healthy
+    assert made.lineage["format"] == "fp8, int8 embeddings"
+    assert list((made.quantisation or {})["config_groups"]) == ["group_0", "group_1"]
+    plain, written = narrow.tensors(source.path), narrow.tensors(made.path)
+    for name in schemes.EMBEDDINGS:
+        parts = compressed_tensors.quantise(plain[name])
+        assert all(torch.equal(written[name + suffix], part) for suffix, part in parts.items())
 
 
 @installed

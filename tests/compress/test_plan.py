@@ -16,7 +16,7 @@ from compress.recipe_files import RECIPES
 from compress.weights import storage
 from compress.weights.size import measure
 from compress.weights.storage import Form
-from tests.compress import narrow
+from tests.compress import narrow, rounded
 
 GB = 1e9
 # bitsandbytes writes each weight's mean scale in as many digits as it takes
@@ -166,6 +166,13 @@ def test_plain_checkpoints_are_as_big_as_planned(processor: Qwen2AudioProcessor,
     source = narrow.checkpoint(processor, tmp_path / "narrow")
     assert planned(source.path, {"stage": "finetune"}) == measure(source.path).tensor_bytes
     assert planned(source.path, {"stage": "export", "layout": "bf16"}) == measure(source.path).tensor_bytes
+
+
+def test_int8_embeddings_are_planned(processor: Qwen2AudioProcessor, tmp_path: Path) -> None:
+    source = narrow.checkpoint(processor, tmp_path / "narrow")
+    made = rounded.checkpoint(source, tmp_path / "w4a16", "w4a16", "int8")
+    stage = {"stage": "export", "layout": "w4a16", "embeddings": "int8"}
+    assert planned(source.path, stage) == measure(made.path).tensor_bytes
 
 
 def test_a_recipe_without_stages_needs_nothing() -> None:

@@ -24,6 +24,13 @@ def test_a_stage_is_called_after_its_verb_unless_it_has_a_name() -> None:
         Finetune(name="a/b")
 
 
+def test_int8_embeddings_are_for_vllms_layouts_and_change_no_other_settings() -> None:
+    assert "embeddings" not in Export(layout="w4a16").model_dump()
+    assert Export(layout="w4a16", embeddings="int8").model_dump()["embeddings"] == "int8"
+    with pytest.raises(ValidationError, match="embeddings int8 are for layouts w4a16, int8, fp8"):
+        Export(layout="compact", embeddings="int8")
+
+
 def test_a_stage_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Prune(n_remove=1).n_remove = 2  # type: ignore[misc]  # that is the point

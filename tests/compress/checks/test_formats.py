@@ -15,7 +15,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from compress import doctor
 from compress.checkpoint import Checkpoint
 from compress.checks import formats
-from compress.weights import schemes, storage
+from compress.weights import compressed_tensors, schemes, storage
 from compress.weights.architectures import QWEN2_AUDIO_7B, is_linear
 from compress.weights.key_layout import memory_name
 from compress.weights.storage import Form
@@ -81,6 +81,33 @@ def packed_for_a_smaller_weight(path: Path) -> None:
     save_file(held, file)
 
 
+def forgotten_group(path: Path) -> None:
+    with rewritten(path) as content:
+        del content["quantization_config"]["config_groups"]["group_1"]
+
+
+def plain_embeddings(path: Path) -> None:
+    shutil.copy(path.parent / "plain" / "model.safetensors", path)
+
+
+def lm_head_stays_plain(path: Path) -> None:
+    file, name = path / "model.safetensors", "language_model.lm_head.weight"
+    held = {stored: tensor for stored, tensor in load_file(file).items() if not stored.startswith(name)}
+    save_file(held | {name: narrow.tensors(path.parent / "plain")[name]}, file)
+
+
+def unpacked_embeddings(path: Path) -> None:
+    file, name = path / "model.safetensors", schemes.EMBEDDINGS[0]
+    held = load_file(file)
+    shape = held.pop(name + schemes.SHAPE).tolist()
+    held[name] = compressed_tensors.unpack(held.pop(name + schemes.PACKED), tuple(shape)).clone()
+    save_file(held, file)
+
+
+lost_embeddings_scale = lose(f"{schemes.EMBEDDINGS[0]}_scale")
+ignores_lm_head = configure("quantization_config", ignore=list(schemes.IGNORED))
+
+
 def tower_in_fp8(path: Path) -> None:
     file, name = path / "model.safetensors", "audio_tower.layers.0.fc1.weight"
     held = load_file(file)
@@ -124,7 +151,7 @@ AILMENTS = [
     Ailment("plain", other_method, "quantisation", "quantization_config is for awq", BOTH),
     Ailment("w4a16", ignores_names_on_disk, "quantisation", r"ignore has language_model\.lm_head", TRANSFORMERS),
     Ailment("fp8", ignores_nothing_outside, "quantisation", "7 weights are not quantised, such as audio_tower", BOTH),
-    Ailment("fp8", ignores_what_is_quantised, "quantisation", "3 weights are quantised.*down_proj.*leaves out", BOTH),
+    Ailment("fp8", ignores_what_is_quantised, "quantisation", "3 weights are quantised.*down_proj.*leave out", BOTH),
     Ailment("w4a16", asymmetric, "quantisation", 'as {"type": "int".*read by vLLM only', TRANSFORMERS),
     Ailment("w4a16", lost_scale, "quantisation", "up_proj.weight_scale is missing", BOTH),
     Ailment("fp8", lost_scale, "quantisation", "1 weights are not quantised, such as .*up_proj", BOTH),
@@ -132,6 +159,12 @@ AILMENTS = [
     Ailment("w4a16", scales_of_a_smaller_weight, "quantisation", "cannot have scales of", BOTH),
     Ailment("w4a16", packed_for_a_smaller_weight, "quantisation", "cannot hold 128 × 64 integers", BOTH),
     Ailment("fp8", tower_in_fp8, "quantisation", "1 weights are quantised, such as audio_tower", BOTH),
+    Ailment("fp8-e8", forgotten_group, "quantisation", r"1 weights are quantised, such as .*embed_tokens.*out$", BOTH),
+    Ailment("fp8-e8", plain_embeddings, "quantisation", "23 weights are not quantised, such as .*lm_head", BOTH),
+    Ailment("w4a16-e8", lm_head_stays_plain, "quantisation", "1 weights are not quantised, such as .*lm_head", BOTH),
+    Ailment("w4a16-e8", ignores_lm_head, "quantisation", "1 weights are quantised, such as .*lm_head.*leave out", BOTH),
+    Ailment("w4a16-e8", lost_embeddings_scale, "quantisation", "embed_tokens.weight_scale is missing", BOTH),
+    Ailment("w4a16-e8", unpacked_embeddings, "quantisation", "embed_tokens.weight is not packed: vLLM takes", VLLM),
     Ailment("plain", tower_in_nf4, "quantisation", "7 weights of tower and projector are quantised", VLLM),
     Ailment("lora", lost_factor, "adapter", r"layers\.1\.mlp\.up_proj\.lora_B\.weight is missing$", BOTH),
     Ailment("lora", adapter_of_a_deeper_model, "adapter", r"does not fit: .*layers\.2\..* is missing", BOTH),
@@ -149,14 +182,22 @@ def test_an_ailment_is_found_by_its_check(ailment: Ailment, processor: Qwen2Audi
     ailment.assert_found(admit(ailment.kind, processor, tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["w4a16", "fp8"])
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("w4a16", doctor.INTEGER_KERNELS),
+        ("fp8", ""),
+        ("w4a16-e8", doctor.INT8_WEIGHT_KERNELS),
+        ("fp8-e8", doctor.INT8_WEIGHT_KERNELS),
+    ],
+)
 def test_rounded_checkpoints_are_sound_and_integers_need_their_kernels(
-    kind: Kind, processor: Qwen2AudioProcessor, tmp_path: Path
+    kind: Kind, where: str, processor: Qwen2AudioProcessor, tmp_path: Path
 ) -> None:
     report = doctor.examine(admit(kind, processor, tmp_path))
     assert report.healthy, report.checks
     assert report.engine("transformers").where == ""
-    assert report.engine("vllm").where == (doctor.INTEGER_KERNELS if kind == "w4a16" else "")
+    assert report.engine("vllm").where == where
     assert not any(engine.needs for engine in report.engines)
 
 

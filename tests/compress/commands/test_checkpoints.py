@@ -58,6 +58,11 @@ def test_a_dry_run_lists_what_would_be_uploaded(run: Run) -> None:
         (["pocket", "--out", "OUT", "--clip", str(FLIGHT), "--layout", "w4a16"], "name it with --recipe"),
         (["pocket", "--out", "OUT", "--clip", str(FLIGHT), "--recipe", "setup1-de"], "calibrated: w4a16, int8"),
         (["pocket", "--out", "OUT", "--clip", str(FLIGHT), "--calibration", "9"], "calibration is for layouts w4a16"),
+        (["pocket", "--out", "OUT", "--embeddings", "int4"], "no embeddings 'int4'; embeddings: bf16, int8"),
+        (
+            ["pocket", "--out", "OUT", "--clip", str(FLIGHT), "--embeddings", "int8"],
+            "embeddings int8 are for layouts w4a16, int8, fp8",
+        ),
         (["pocket", "--out", "OUT", "--dry-run"], "--dry-run belongs to --push"),
         (["pocket", "--out", "OUT"], "--out needs a --clip of English speech"),
         (["pocket", "--out", "OUT", "--clip", "nowhere.wav"], "nowhere.wav' does not exist"),

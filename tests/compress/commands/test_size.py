@@ -33,6 +33,15 @@ def test_plans_as_json(run: Run) -> None:
     assert paper["directory_bytes"] is None
 
 
+def test_int8_embeddings_are_planned(run: Run) -> None:
+    status, out, _ = run("size", "--plan", "--layout", "w4a16", "--embeddings", "int8", "--json")
+    assert status == 0
+    (size,) = json.loads(out)
+    assert size["name"] == "Qwen2-Audio-7B, 32/32 layers, w4a16, int8 embeddings"
+    a_row = 4096 + 2  # a byte a weight, and its scale
+    assert size["groups"]["embeddings"]["n_bytes"] == size["groups"]["lm_head"]["n_bytes"] == 156_032 * a_row + 16
+
+
 def test_the_table_names_groups_dtypes_and_the_papers_words(run: Run) -> None:
     status, out, _ = run("size", "--plan", "--layout", "paper")
     assert status == 0
@@ -61,6 +70,8 @@ def test_another_configuration_is_planned(run: Run) -> None:
         ([POCKET, "--plan"], "or plan one with --plan"),
         ([POCKET, "--layers", "4,4"], "need --plan"),
         ([POCKET, "--layout", "paper"], "need --plan"),
+        ([POCKET, "--embeddings", "int8"], "need --plan"),
+        (["--plan", "--embeddings", "int8"], "embeddings int8 are for layouts w4a16, int8, fp8, not for bf16"),
         (["--plan", "--layout", "zip"], "'zip' is not one of 'bf16', 'paper', 'compact'"),
         (["--plan", "--layers", "24"], "two numbers, audio tower and decoder, as in 32,24: found '24'"),
         (["--plan", "--layers", "32,40"], "1 to 32 in the decoder"),

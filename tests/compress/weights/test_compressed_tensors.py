@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -58,10 +59,35 @@ def test_a_checkpoint_is_read_as_it_was_up_to_rounding(
             assert torch.equal(read, tensor), name
 
 
+def test_embeddings_in_int8_are_read_as_they_were_up_to_rounding(source: Checkpoint, tmp_path: Path) -> None:
+    made = rounded.checkpoint(source, tmp_path / "fp8", "fp8", "int8")
+    found, wanted = made.load_model("cpu", torch.float32).state_dict(), narrow.tensors(source.path)
+    for name in schemes.EMBEDDINGS:
+        read, plain = found[memory_name(name)], wanted[name].float()
+        # half a step of its row's scale, and what bf16 takes from the product
+        assert ((read - plain).abs() <= 0.51 * plain.abs().amax(1, keepdim=True) / 127 + plain.abs() / 256).all()
+        assert not torch.equal(read, plain)
+
+
+def test_rows_are_rounded_to_the_nearest_of_127_steps() -> None:
+    weight = torch.tensor([[127.0, -127.0, 0.4, -0.6, 1.5], [0.0, 0.0, 0.0, 0.0, 0.0]], dtype=torch.bfloat16)
+    parts = compressed_tensors.quantise(weight)
+    assert parts[schemes.SCALE].dtype == torch.bfloat16
+    assert parts[schemes.SCALE][0].tolist() == [1]
+    assert parts[schemes.SCALE][1] > 0
+    values = torch.tensor([[127, -127, 0, -1, 2], [0] * 5])
+    assert torch.equal(parts[schemes.PACKED], rounded.pack(values, 8))
+    assert parts[schemes.SHAPE].tolist() == [2, 5]
+    assert torch.equal(compressed_tensors.dequantise("x.weight", parts), values.bfloat16())
+
+
+@pytest.mark.parametrize("embeddings", get_args(schemes.Embeddings))
 @pytest.mark.parametrize("layout", schemes.LAYOUTS)
-def test_it_is_as_big_as_planned(layout: schemes.Layout, source: Checkpoint, tmp_path: Path) -> None:
-    made = rounded.checkpoint(source, tmp_path / layout, layout)
-    assert_as_planned(made.path, Layout(layout))
+def test_it_is_as_big_as_planned(
+    layout: schemes.Layout, embeddings: schemes.Embeddings, source: Checkpoint, tmp_path: Path
+) -> None:
+    made = rounded.checkpoint(source, tmp_path / layout, layout, embeddings)
+    assert_as_planned(made.path, Layout(layout), embeddings)
     assert measure(made.path).logical_parameters == measure(source.path).logical_parameters
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,34 @@ def test_integers_are_known_from_the_settings(layout: schemes.Layout, bits: int 
     assert schemes.integer_bits({"quant_method": schemes.METHOD, "config_groups": groups}) == bits
     assert schemes.integer_bits({"quant_method": "bitsandbytes", "config_groups": groups}) is None
     assert schemes.integer_bits(None) is None
+
+
+@pytest.mark.parametrize(
+    ("layout", "own", "general"),
+    [
+        ("w4a16", "pack-quantized", "pack-quantized"),
+        ("int8", "int-quantized", "mixed-precision"),
+        ("fp8", "float-quantized", "mixed-precision"),
+    ],
+)
+def test_embeddings_are_a_group_beside_the_layouts(layout: schemes.Layout, own: str, general: str) -> None:
+    plain = {
+        "quant_method": schemes.METHOD,
+        "format": own,
+        "config_groups": {"group_0": schemes.scheme(layout, QWEN2_AUDIO_7B)},
+        "ignore": list(schemes.IGNORED),
+    }
+    found = schemes.with_int8_embeddings(plain)
+    decoder, embeddings = found["config_groups"].values()
+    assert (found["format"], decoder["format"], embeddings["format"]) == (general, own, "pack-quantized")
+    assert decoder | {"targets": ["Linear"]} == decoder
+    ends = [name.removesuffix(".weight") for name in schemes.EMBEDDINGS]
+    patterns = [target.removeprefix("re:") for target in embeddings["targets"]]
+    modules = {name.removesuffix(".weight") for name in QWEN2_AUDIO_7B.shapes()}
+    assert {one for one in modules if any(re.match(pattern, one) for pattern in patterns)} == set(ends)
+    assert not any(re.match(entry.removeprefix("re:"), end) for entry in found["ignore"] for end in ends)
+    assert not schemes.has_weight_only_int8(plain)
+    assert schemes.has_weight_only_int8(found)
 
 
 def test_parts_are_known_by_their_names() -> None:

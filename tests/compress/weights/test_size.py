@@ -18,6 +18,7 @@ from compress.errors import CheckpointError
 from compress.pocket import architecture
 from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture, is_linear
 from compress.weights.entries import Entry, read_header
+from compress.weights.schemes import Embeddings
 from compress.weights.size import (
     GROUPS,
     LORA_RANK,
@@ -152,9 +153,9 @@ def quantised(
     return loaded
 
 
-def assert_as_planned(saved: Path, layout: Layout) -> None:
+def assert_as_planned(saved: Path, layout: Layout, embeddings: Embeddings = "bf16") -> None:
     """Every tensor is as planned, up to the digits of the one number in the state that the weights decide."""
-    planned = by_name(planned_entries(Architecture.read(saved), layout))
+    planned = by_name(planned_entries(Architecture.read(saved), layout, embeddings))
     written = by_name([entry for file in saved.rglob("*.safetensors") for entry in read_header(file)])
     if not (saved / "adapter").exists():
         planned = {name: entry for name, entry in planned.items() if group_of(name) != "adapter"}

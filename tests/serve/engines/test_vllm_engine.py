@@ -143,13 +143,26 @@ def test_integer_weights_are_not_served_on_a_cpu_without_kernels(
         refuse_what_a_cpu_computes_wrongly(student, vnni=vnni)
 
 
+@pytest.mark.parametrize("vnni", [False, True])
+def test_embeddings_in_int8_are_served_on_no_cpu(vnni: bool, tmp_path: Path) -> None:
+    student = rounded.checkpoint(Checkpoint.open(POCKET), tmp_path / "fp8", "fp8", "int8")
+    with pytest.raises(CheckpointError, match=r"int8, which .* on this CPU: serve it on a CUDA GPU, or with engine"):
+        refuse_what_a_cpu_computes_wrongly(student, vnni=vnni)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("layout", schemes.LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "embeddings"), [*((layout, "bf16") for layout in schemes.LAYOUTS), ("w4a16", "int8"), ("fp8", "int8")]
+)
 def test_on_a_gpu_the_kernels_compute_what_the_plain_weights_do(
-    layout: schemes.Layout, loop: asyncio.Runner, clips: list[Path], tmp_path: Path
+    layout: schemes.Layout,
+    embeddings: schemes.Embeddings,
+    loop: asyncio.Runner,
+    clips: list[Path],
+    tmp_path: Path,
 ) -> None:
-    student = rounded.checkpoint(Checkpoint.open(POCKET), tmp_path / layout, layout)
+    student = rounded.checkpoint(Checkpoint.open(POCKET), tmp_path / layout, layout, embeddings)
     texts = []
     for engine in (VllmEngine([student], max_new_tokens=100), TransformersEngine([student], max_new_tokens=100)):
         loop.run(engine.start())

@@ -1,7 +1,7 @@
 """`python -m benchmarks gpu`: the true architecture with random weights on a GPU: memory, latency, batches, search.
 
 Nothing is downloaded: what a layer costs does not depend on what it has learnt.  Qwen2-Audio-7B is made on the device
-in each format (`benchmarks/gpu_model.py`) and measured part by part (`benchmarks/gpu_parts.py`), with 32, 24 and 16
+in each format (`benchmarks/true_size/model.py`) and measured part by part (`parts.py` beside it), with 32, 24 and 16
 decoder layers in turns, so that all see the same clock and temperature:
 
 - `latency`: a clip of 5, 15 and 30 s: first text, each further token, the whole; by this package's decoding, which is
@@ -40,11 +40,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import gpu_model, record, rows
-from benchmarks.gpu_bench import SIZES, Bench
-from benchmarks.gpu_model import FORMATS
-from benchmarks.gpu_parts import PARTS
+from benchmarks import record, rows
 from benchmarks.reports.gpu import FOUND
+from benchmarks.true_size import model as true_size
+from benchmarks.true_size.bench import SIZES, Bench
+from benchmarks.true_size.model import FORMATS
+from benchmarks.true_size.parts import PARTS
 from compress.errors import RecipeError
 
 BUDGET_S: Final = 420.0
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         settings, title = _settings(part, form, size, device), f"{part}, {form}"
         if settings in known and not options.again:
             console.print(f"{title}: measured already")
-        elif reason := gpu_model.problem(form, device):
+        elif reason := true_size.problem(form, device):
             console.print(f"{title}: left out: {reason}", highlight=False)
         elif longest_s and time.monotonic() - started + longest_s > options.budget_s:
             left.append(title)
@@ -116,8 +117,8 @@ class _Maker:
         """A model in that format."""
         if self._bench is None or self._form != form:
             self.drop()
-            processor = gpu_model.processor(self._size.architecture)
-            model = gpu_model.build(self._size.architecture, form, self._device, processor)
+            processor = true_size.processor(self._size.architecture)
+            model = true_size.build(self._size.architecture, form, self._device, processor)
             self._form, self._bench = form, Bench(model, processor, self._size, self._device)
         return self._bench
 

@@ -14,7 +14,7 @@ translated one after the other and overlap; the first text then comes after the 
 
 How.  Ratios are taken recording by recording to the first form, and their median and quartiles are given.  The pruned
 models were not trained again: what they say is nonsense and its length is its own, so compare times between tokens
-rather than times to the end.  Percentiles are of all recordings of a length.
+rather than times to the end.  Percentiles are of all recordings of a length, of which there are fewer the longer it is.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from benchmarks.traffic.server_process import serving
 from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
 
-SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
-RECORDINGS: Final = 8
+SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+RECORDINGS: Final = 24
+FEWEST: Final = 6
+_SHORT_S: Final = 5.0
 _TO: Final = "de"
 _FORMS: Final[dict[str, forms.Make]] = {
     "pocket": forms.pocket,
@@ -60,7 +62,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, nargs="+", default=SECONDS, metavar="S", help=f"of each recording (default: {seconds})"
     )
     parser.add_argument(
-        "--recordings", type=int, default=RECORDINGS, metavar="N", help=f"of each length (default: {RECORDINGS})"
+        "--recordings",
+        type=int,
+        default=RECORDINGS,
+        metavar="N",
+        help=f"of each length up to {_SHORT_S:g} s, and as many seconds of others, but {FEWEST} at least "
+        f"(default: {RECORDINGS})",
     )
 
 
@@ -81,8 +88,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found = asyncio.run(_measure(server.url, models, options.seconds, options.recordings))
         lengths = [_length(seconds, answers, options.forms) for seconds, answers in found.items()]
         described = [{"name": name, "bytes": one.n_bytes} for name, one in models.items()]
-    _print(lengths, f"one caller, {options.recordings} recordings a length")
+    _print(lengths, "one caller")
     return {"language": _TO, "recordings": options.recordings, "forms": described, "lengths": lengths}
+
+
+def how_many(seconds: float, n: int) -> int:
+    """Recordings of a length: n of a short one, of others as many as last as long together, but not too few."""
+    return min(n, max(FEWEST, round(n * min(1.0, _SHORT_S / seconds))))
 
 
 async def _measure(
@@ -92,9 +104,10 @@ async def _measure(
     found: dict[float, dict[str, list[Answer]]] = {one: {name: [] for name in models} for one in seconds}
     async with calling(url) as callers:
         with Progress() as progress:
-            task = progress.add_task("recordings", total=len(seconds) * (n + 1))
+            numbers = {length: how_many(length, n) for length in seconds}
+            task = progress.add_task("recordings", total=sum(numbers.values()) + len(seconds))
             for length in seconds:
-                warm, *sent = recordings.of_length(length, n + 1, _TO)
+                warm, *sent = recordings.of_length(length, numbers[length] + 1, _TO)
                 for model in models.values():
                     await callers.call(warm, model.name)
                 progress.advance(task)
@@ -125,7 +138,7 @@ def _length(seconds: float, answers: Mapping[str, Sequence[Answer]], names: Sequ
                 },
             }
         )
-    return {"seconds": seconds, "forms": listed}
+    return {"seconds": seconds, "recordings": len(base), "forms": listed}
 
 
 def _values(times: Sequence[Mapping[str, float]], key: str) -> list[float]:

@@ -34,8 +34,8 @@ def render(rows: Sequence[Row]) -> str:
 
 def _measured(row: Row) -> str:
     forms = ", ".join(f"{one['name']} {one['bytes'] / 1e6:.1f} MB" for one in row["forms"])
-    title = f"Into {LANGUAGES[row['language']].name}, {row['recordings']} recordings of each length; {forms}:\n"
-    columns = ["recording", "form", *MEASURED.values(), "first text's tail", "real-time factor"]
+    title = f"Into {LANGUAGES[row['language']].name}; {forms}:\n"
+    columns = ["recordings", "form", *MEASURED.values(), "first text's tail", "real-time factor"]
     return "\n".join([title, table(columns, list(_lines(row))), ""])
 
 
@@ -43,7 +43,7 @@ def _lines(row: Row) -> Iterator[list[str]]:
     for length in row["lengths"]:
         for one in length["forms"]:
             yield [
-                f"{length['seconds']:g} s",
+                f"{length['recordings']} of {length['seconds']:g} s",
                 one["form"],
                 *(shown(one["to_first"][key]) if key in one["to_first"] else "–" for key in MEASURED),
                 _tail(one.get("first_text_s")),

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.gpu_bench import SIZES
-from benchmarks.gpu_parts import PARTS
 from benchmarks.reports import page
+from benchmarks.true_size.bench import SIZES
+from benchmarks.true_size.parts import PARTS
 
 SMALL = SIZES["small"]
 FLAGS = ["--size", "small", "--formats", "bf16"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.latency import how_many
 from benchmarks.reports import page
 
 
@@ -26,7 +27,12 @@ def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.Captur
     assert whole["real_time_factor"]["p50"] == pytest.approx(whole["total_s"]["p50"] / 3, abs=1e-3)
     text = page.render(tmp_path)
     assert "## What one caller waits for" in text
-    assert "| 3 s | pocket | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) |" in text
+    assert "| 2 of 3 s | pocket | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) |" in text
+
+
+@pytest.mark.parametrize(("seconds", "n", "wanted"), [(1, 24, 24), (5, 24, 24), (10, 24, 12), (30, 24, 6), (30, 2, 2)])
+def test_of_long_recordings_there_are_fewer(seconds: float, n: int, wanted: int) -> None:
+    assert how_many(seconds, n) == wanted
 
 
 @pytest.mark.parametrize(

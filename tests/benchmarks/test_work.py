@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from benchmarks import gpu_model, work
-from benchmarks.gpu_bench import SIZES
-from benchmarks.gpu_parts import noise
+from benchmarks import work
+from benchmarks.true_size import model as true_size
+from benchmarks.true_size.bench import SIZES
+from benchmarks.true_size.parts import noise
 from compress.audio import SAMPLE_RATE
 from compress.decoding import Decoding, Mel, encode, log_mel
 from compress.prompt import translation
@@ -29,12 +30,12 @@ PROMPT = translation("de")
 
 @pytest.fixture(scope="module")
 def processor() -> Qwen2AudioProcessor:
-    return gpu_model.processor(ARCHITECTURE)
+    return true_size.processor(ARCHITECTURE)
 
 
 @pytest.fixture(scope="module")
 def toy(processor: Qwen2AudioProcessor) -> Qwen2AudioForConditionalGeneration:
-    return gpu_model.build(ARCHITECTURE, "bf16", "cpu", processor)
+    return true_size.build(ARCHITECTURE, "bf16", "cpu", processor)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks import encoder as encoder_benchmark
-from benchmarks.gpu_bench import Bench
-from benchmarks.gpu_model import n_weight_bytes
 from benchmarks.roofs import Roofs
 from benchmarks.search import scorer_of
 from benchmarks.spread import quartiles
+from benchmarks.true_size.bench import Bench
+from benchmarks.true_size.model import n_weight_bytes
 from compress.audio import SAMPLE_RATE, Samples
 from compress.decoding import Decoding, encode, log_mel
 from compress.model import decoder_layers

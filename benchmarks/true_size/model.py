@@ -16,8 +16,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from benchmarks import gpu_int4
 from benchmarks.endless import never_end
+from benchmarks.true_size import int4
 from compress.attention import GROUPED
 from compress.checkpoint import POCKET, Checkpoint
 from compress.recipe_stages import Qlora
@@ -44,7 +44,7 @@ def problem(form: str, device: str) -> str:
     missing = [package for package in needed if find_spec(package) is None]
     if missing:
         return f"{' and '.join(missing)} not installed"
-    return gpu_int4.problem(device) if form == "w4a16" else ""
+    return int4.problem(device) if form == "w4a16" else ""
 
 
 @torch.no_grad()
@@ -152,7 +152,7 @@ def _packed(form: str, name: str, linear: nn.Linear) -> nn.Module | None:
     if form == "bf16" or not quantise.covers(reach, hub_name(f"{name}.weight"), tuple(linear.weight.shape)):
         return None
     if form == "w4a16":
-        return gpu_int4.Int4Linear(linear)
+        return int4.Int4Linear(linear)
     from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
     has_bias, sizes = linear.bias is not None, (linear.in_features, linear.out_features)

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from benchmarks.gpu_model import n_weight_bytes
+from benchmarks.true_size.model import n_weight_bytes
 from compress.model import decoder_layers, without_layers
 from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import Qwen2AudioProcessor
 
-from benchmarks import gpu_int4, gpu_model
-from benchmarks.gpu_bench import SIZES
-from benchmarks.gpu_model import FORMATS, build, n_weight_bytes
-from benchmarks.gpu_parts import noise
+from benchmarks.true_size import int4
+from benchmarks.true_size import model as true_size
+from benchmarks.true_size.bench import SIZES
+from benchmarks.true_size.model import FORMATS, build, n_weight_bytes
+from benchmarks.true_size.parts import noise
 from compress.decoding import encode, end_tokens, log_mel
 from compress.prompt import translation
 from compress.reading import embed_prompt
@@ -26,12 +27,12 @@ ARCHITECTURE = replace(SIZES["small"].architecture, n_layers=2)
 
 @pytest.fixture(scope="module")
 def processor() -> Qwen2AudioProcessor:
-    return gpu_model.processor(ARCHITECTURE)
+    return true_size.processor(ARCHITECTURE)
 
 
 def scores(form: str, processor: Qwen2AudioProcessor) -> tuple[Tensor, int]:
     """What a format makes of the same sound, shape (tokens, vocabulary), and its bytes."""
-    if reason := gpu_model.problem(form, "cpu"):
+    if reason := true_size.problem(form, "cpu"):
         pytest.skip(reason)
     model = build(ARCHITECTURE, form, "cpu", processor)
     with torch.inference_mode():
@@ -92,10 +93,10 @@ def test_the_true_architecture_is_the_true_model() -> None:
 
 
 def test_formats_have_reasons_or_none() -> None:
-    assert all(isinstance(gpu_model.problem(form, "cpu"), str) for form in FORMATS)
+    assert all(isinstance(true_size.problem(form, "cpu"), str) for form in FORMATS)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_gpus_kernel_multiplies_what_its_weights_are() -> None:
-    assert not gpu_int4.problem("cuda")
+    assert not int4.problem("cuda")

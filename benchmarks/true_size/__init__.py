@@ -1,0 +1,1 @@
+"""The true architecture with random weights: what `python -m benchmarks gpu` builds and measures."""

@@ -36,6 +36,7 @@ from transformers import Qwen2AudioEncoderConfig, Qwen2AudioForConditionalGenera
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
+from benchmarks import devices
 from compress.audio import FRAMES_PER_SECOND, N_FRAMES, SAMPLE_RATE, Samples
 from compress.checkpoint import POCKET, Checkpoint
 from compress.decoding import encode, log_mel
@@ -50,7 +51,7 @@ Run = Callable[[], object]
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmark's flags."""
     parser.add_argument("--model", type=Path, default=POCKET, metavar="DIR", help="checkpoint (default: pocket)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    devices.add_flag(parser)
     parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"of each run (default: {REPEATS})")
     seconds = " ".join(f"{clip_s:g}" for clip_s in CLIPS_S)
     parser.add_argument(
@@ -67,10 +68,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.repeats < 1 or min(options.clips) <= 0:
         raise RecipeError("--repeats must be at least 1, and each of --clips more than 0 seconds")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("--device cuda was asked for, but there is no CUDA device")
-    on_gpu = options.device != "cpu" and torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
+    device = devices.chosen(options.device)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     checkpoint = Checkpoint.open(options.model)
     transformers_logging.disable_progress_bar()
     model, processor = checkpoint.load_model(device, dtype), checkpoint.load_processor()

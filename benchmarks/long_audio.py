@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import serve
+from benchmarks.traffic.callers import PATH
 from benchmarks.traffic.server_process import ServerProcess, serving
 from compress.audio import SAMPLE_RATE, Samples, decode
 from compress.checkpoint import POCKET, Checkpoint
@@ -41,7 +42,6 @@ _PAUSES_S: Final = (0.8, 2.0)
 _BITS_PER_S: Final = 24_000
 _SAMPLES_PER_S: Final = 2  # of memory
 _QUIET_S: Final = 300  # without a word from the server
-_PATH: Final = "/v1/audio/translations"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +122,7 @@ async def _translate(server: ServerProcess, file: Path, model: str, to_language:
     async with _watched(server) as memory_mb, httpx.AsyncClient(timeout=_QUIET_S, trust_env=False) as http:
         started = time.perf_counter()
         with file.open("rb") as audio:
-            async with http.stream("POST", server.url + _PATH, data=fields, files={"file": audio}) as response:
+            async with http.stream("POST", server.url + PATH, data=fields, files={"file": audio}) as response:
                 async for event in _events(response):
                     if event["type"] == "transcript.text.delta":
                         first_text_s = first_text_s or time.perf_counter() - started

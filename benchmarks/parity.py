@@ -17,10 +17,8 @@ import asyncio
 import multiprocessing
 import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -29,13 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import forms, spread
+from benchmarks.traffic.listening import Said, said
 from compress import dataset
 from compress.audio import Samples
 from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES
 from compress.recipe import Data
-from serve.engine import Request, Result, Translator
+from serve.engine import Request, Translator
 
 CLIPS: Final = 50
 _DOMAIN: Final = "daily"
@@ -48,16 +47,6 @@ _FORMS: Final[dict[str, forms.Make]] = {
 _MAX_NEW_TOKENS: Final = 120
 # plugins that vLLM loads when its own class is to be used
 _WITHOUT_OURS: Final = {"VLLM_PLUGINS": "bitsandbytes"}
-
-
-@dataclass(frozen=True)
-class Said:
-    """One translation, and what its caller waited for the first text and the last, in seconds."""
-
-    text: str
-    n_tokens: int
-    first_text_s: float
-    total_s: float
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -125,20 +114,9 @@ def _engine(name: str, checkpoint: Checkpoint) -> Translator:
 async def _all(engine: Translator, name: str, requests: Sequence[tuple[Samples, str]]) -> list[Said]:
     await engine.start()
     try:
-        return [await _said(engine, Request(name, samples, code)) for samples, code in requests]
+        return [await said(engine, Request(name, samples, code)) for samples, code in requests]
     finally:
         await engine.close()
-
-
-async def _said(engine: Translator, request: Request) -> Said:
-    started = time.perf_counter()
-    first_s = None
-    async for event in engine.translate(request):
-        now = time.perf_counter() - started
-        if isinstance(event, Result):
-            return Said(event.text, event.n_output_tokens, first_s or now, now)
-        first_s = first_s or now
-    raise AssertionError("a translation ends with its result")
 
 
 def _compared(name: str, checkpoint: Checkpoint, embedded: Sequence[Said], ours: Sequence[Said]) -> dict[str, Any]:

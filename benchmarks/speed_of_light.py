@@ -33,7 +33,7 @@ from rich.table import Table
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import work
+from benchmarks import devices, work
 from benchmarks.endless import never_end
 from benchmarks.footprint import CLIP
 from benchmarks.roofs import MEMORY_BYTES, Roofs, seconds
@@ -55,7 +55,7 @@ _DTYPES: Final = (torch.float32, torch.bfloat16)
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmark's flags."""
     parser.add_argument("--model", type=Path, default=POCKET, metavar="DIR", help="checkpoint (default: pocket)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    devices.add_flag(parser)
     parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"of each step (default: {REPEATS})")
     rows = " ".join(map(str, ROWS))
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, metavar="N", help=f"decoded (default: {rows})")
@@ -77,9 +77,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if min(*options.rows, options.repeats, options.memory_mb) < 1:
         raise RecipeError("--rows, --repeats and --memory-mb must be at least 1")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("--device cuda was asked for, but there is no CUDA device")
-    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = devices.chosen(options.device)
     checkpoint = Checkpoint.open(options.model)
     if checkpoint.quantisation or checkpoint.adapter:
         raise RecipeError(f"{checkpoint.name} must hold plain weights: the bytes of others are not counted here")

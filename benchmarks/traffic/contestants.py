@@ -7,7 +7,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
@@ -15,6 +15,7 @@ import httpx
 import torch
 
 from benchmarks.traffic.callers import Callers, in_turns
+from benchmarks.traffic.listening import said
 from benchmarks.traffic.recordings import Recording
 from compress.audio import SAMPLE_RATE
 from compress.checkpoint import Checkpoint
@@ -22,7 +23,7 @@ from compress.errors import RecipeError
 from compress.prompt import SYSTEM, instruction, translation
 from compress.search.single import generate
 from compress.translate import text_of
-from serve.engine import Request, Result, Translator
+from serve.engine import Request, Translator
 
 _PATIENCE_S: Final = 300.0
 
@@ -122,16 +123,8 @@ class Bare:
 
     async def ask(self, recording: Recording) -> Text:
         """See `Contestant`."""
-        started = time.perf_counter()
-        first_text_s = None
-        request = Request(self._model, recording.samples, recording.to_language)
-        async with aclosing(self._engine.translate(request)) as events:
-            async for event in events:
-                if first_text_s is None:
-                    first_text_s = time.perf_counter() - started
-                if isinstance(event, Result):
-                    return Text(event.text, first_text_s)
-        raise AssertionError("a translation ends with its result")
+        found = await said(self._engine, Request(self._model, recording.samples, recording.to_language))
+        return Text(found.text, found.first_text_s)
 
     async def ask_all(self, sent: Sequence[Recording], n_callers: int) -> list[Text]:
         """See `Contestant`."""

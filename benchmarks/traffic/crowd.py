@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-PATH: Final = "/v1/audio/translations"
+from benchmarks.traffic.callers import PATH
+
 MAX_UPLOAD_BYTES: Final = 1_000_000  # of the server
 IDLE_S: Final = 3.0  # of the server
 _PATIENCE_S: Final = 300.0

@@ -8,12 +8,11 @@
 - *vLLM's server, our plugin*: the same server with this package installed beside it, through its translation route.
 - *our engine*: the embedded engine without HTTP; *our server* on it; *our server on vLLM*.
 
-All run at the same time on one machine, in fp32, each with its model loaded and warmed up, and idle while another is
-measured.  *First text*: one caller, recordings of five seconds one by one, of each of which *published* makes him wait
-for the whole text; a round counts their median.
-*Throughput*: all recordings by eight callers, or in eights.  Rounds take the contestants in turning order; ratios are
-taken round by round: their median and quartiles.  Texts are compared with *published*'s: a faster way to other texts
-would be no faster way.
+All run at the same time on one machine, in fp32, each in a process with all cores and with its model loaded and warmed
+up, and idle while another is measured.  *First text*: one caller, recordings of five seconds one by one, of each of
+which *published* makes him wait for the whole text; a round counts their median.  *Throughput*: all recordings by eight
+callers, or in eights.  Rounds take the contestants in turning order; ratios are taken round by round: their median and
+quartiles.  Texts are compared with *published*'s: a faster way to other texts would be no faster way.
 
 What to expect.  A sentence of 3–5 s fills a tenth to a sixth of the window, so an encoder that skips the padding does
 several times less work until the first text; a text's other tokens cost the same, alone, and nearly nothing more for
@@ -134,7 +133,7 @@ async def _measure(checkpoint: Checkpoint, n: int, repeats: int, python: Path | 
 async def _contestants(checkpoint: Checkpoint, python: Path | None) -> AsyncIterator[list[Contestant]]:
     """All of them, loaded."""
     async with AsyncExitStack() as stack:
-        published = Published(checkpoint, _MOST_TOKENS)
+        published = await stack.enter_async_context(Published(checkpoint, _MOST_TOKENS).started())
         engine = TransformersEngine([checkpoint], max_batch=CALLERS, max_new_tokens=_MOST_TOKENS)
         stack.push_async_callback(engine.close)
         await engine.start()

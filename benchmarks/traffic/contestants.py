@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import multiprocessing
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import httpx
 import torch
@@ -17,13 +21,16 @@ import torch
 from benchmarks.traffic.callers import Callers, in_turns
 from benchmarks.traffic.listening import said
 from benchmarks.traffic.recordings import Recording
-from compress.audio import SAMPLE_RATE
+from compress.audio import SAMPLE_RATE, Samples
 from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
 from compress.prompt import SYSTEM, instruction, translation
 from compress.search.single import generate
 from compress.translate import text_of
 from serve.engine import Request, Translator
+
+if TYPE_CHECKING:
+    from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 _PATIENCE_S: Final = 300.0
 
@@ -52,21 +59,28 @@ class Contestant(Protocol):
 
 
 class Published:
-    """transformers' `generate`, one recording after the other, each padded to the window of 30 s."""
+    """transformers' `generate`, one recording after the other, each padded to the window of 30 s.
+
+    It has a process of its own: in one with the embedded engine, torch would give it as few threads as that takes.
+    """
 
     name = "published"
     answers_singly = True
 
     def __init__(self, checkpoint: Checkpoint, max_new_tokens: int) -> None:
-        self._model = checkpoint.load_model("cpu", torch.float32)
-        self._processor = checkpoint.load_processor()
-        self._processor.tokenizer.padding_side = "left"
-        self._max_new_tokens = max_new_tokens
+        self._settings = checkpoint.path, max_new_tokens
+        self._process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[Self]:
+        """Ends the process in the end."""
+        with self._process:
+            yield self
 
     async def ask(self, recording: Recording) -> Text:
         """See `Contestant`."""
         started = time.perf_counter()
-        (text,) = await asyncio.to_thread(self.generate, [recording])
+        (text,) = await self.generate([recording])
         return Text(text, time.perf_counter() - started)
 
     async def ask_all(self, sent: Sequence[Recording], n_callers: int) -> list[Text]:
@@ -74,18 +88,32 @@ class Published:
         del n_callers
         return [await self.ask(one) for one in sent]
 
-    def generate(self, sent: Sequence[Recording]) -> list[str]:
+    async def generate(self, sent: Sequence[Recording]) -> list[str]:
         """Texts of one batch."""
-        inputs = self._processor(
-            text=[translation(one.to_language).text for one in sent],
-            audio=[one.samples for one in sent],
-            sampling_rate=SAMPLE_RATE,
-            return_tensors="pt",
-            padding=True,
-        )
-        n_prompt = inputs["input_ids"].shape[1]
-        rows = generate(self._model, self._processor, self._max_new_tokens, **inputs)
-        return [text_of(self._processor, row[n_prompt:]) for row in rows]
+        wishes = [(one.samples, one.to_language) for one in sent]
+        return await asyncio.get_running_loop().run_in_executor(self._process, _generate, *self._settings, wishes)
+
+
+@cache
+def _loaded(directory: Path) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor]:
+    checkpoint = Checkpoint.open(directory)
+    model, processor = checkpoint.load_model("cpu", torch.float32), checkpoint.load_processor()
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
+def _generate(directory: Path, max_new_tokens: int, wishes: Sequence[tuple[Samples, str]]) -> list[str]:
+    model, processor = _loaded(directory)
+    inputs = processor(
+        text=[translation(to_language).text for _, to_language in wishes],
+        audio=[samples for samples, _ in wishes],
+        sampling_rate=SAMPLE_RATE,
+        return_tensors="pt",
+        padding=True,
+    )
+    n_prompt = inputs["input_ids"].shape[1]
+    rows = generate(model, processor, max_new_tokens, **inputs)
+    return [text_of(processor, row[n_prompt:]) for row in rows]
 
 
 class Batched:
@@ -106,7 +134,7 @@ class Batched:
         started = time.perf_counter()
         found: list[Text] = []
         for at in range(0, len(sent), n_callers):
-            texts = await asyncio.to_thread(self._published.generate, sent[at : at + n_callers])
+            texts = await self._published.generate(sent[at : at + n_callers])
             found += [Text(text, time.perf_counter() - started) for text in texts]
         return found
 

@@ -16,6 +16,8 @@ demo: venv-demo ## install what the demo needs (first time), then serve the pock
 test: debian venv lint ## install what the tests need (first time), then run every check
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/compress tests/benchmarks
 	.venv/bin/python -m pytest --ignore tests/compress --ignore tests/benchmarks
+	KOMPAKT_TEST_ENGINE=remote .venv/bin/python -m pytest tests/serve/test_contract.py tests/serve/test_routes.py \
+		tests/serve/test_long_audio.py tests/serve/live/test_route.py
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then $(MAKE) --no-print-directory test-vllm; \
 		else echo "vLLM's CPU build is for Linux on x86-64: what concerns it is left out"; fi
 

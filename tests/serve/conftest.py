@@ -7,6 +7,7 @@ import os
 import shutil
 import wave
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -88,7 +89,17 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The pocket model behind a server without a page, on the engine that the environment names."""
-    settings = settings_for_tests(engine=ENGINE, max_batch=4, max_new_tokens=64)
+    if ENGINE == "remote":
+        with _serving("transformers", max_new_tokens=64) as behind, _serving("remote", remote_url=behind.url) as front:
+            yield front
+    else:
+        with _serving(ENGINE, max_new_tokens=64) as server:
+            yield server
+
+
+@contextmanager
+def _serving(name: EngineName, **values: object) -> Iterator[Server]:
+    settings = settings_for_tests(engine=name, max_batch=4, **values)
     engine = engine_for(settings, [Checkpoint.open(POCKET)])
     with running(settings, engine) as server:
         yield server

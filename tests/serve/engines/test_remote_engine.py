@@ -175,6 +175,27 @@ def test_a_client_that_leaves_before_any_text_does_too(clip: Path) -> None:
         assert behind.metric("st_requests_total") == 1, "it was not given back again"
 
 
+def test_a_wrong_guess_is_cancelled_at_the_server_behind(clips: list[Path]) -> None:
+    """Two sentences are begun as one clip before they are found to be two."""
+    engine = ScriptedTranslator("Hallo")
+    engine.may_speak.clear()
+    short = rounded(talk(sentences(clips[::2]), 0.9)[0])
+    with (
+        running(settings_for_tests(), engine) as behind,
+        running(settings_for_tests(), RemoteEngine([behind.url], "", PATIENCE_S)) as front,
+    ):
+        fields = {"model": "scripted", "stream": "true"}
+        with httpx.stream("POST", front.url + PATH, files={"file": short}, data=fields, timeout=PATIENCE_S) as response:
+            wait_until(lambda: front.metric("st_remote_requests_total", outcome="cancelled") == 1)
+            wait_until(lambda: engine.n_running == 2 and behind.metric("st_inflight_requests") == 2)
+            engine.may_speak.set()
+            done = response.read().decode().split("\n\n")[-3]
+        assert json.loads(done.removeprefix("data: "))["text"] == "Hallo Hallo"
+        wait_until(lambda: behind.metric("st_inflight_requests") == 0)
+        assert behind.metric("st_requests_total", outcome="ok") == 2
+        assert front.metric("st_remote_requests_total") == 3
+
+
 def test_closing_the_engine_ends_what_runs(loop: asyncio.Runner, clip: Path) -> None:
     behind = ScriptedTranslator("Hallo")
     behind.may_speak.clear()

@@ -26,7 +26,8 @@ from serve.errors import EngineFailed, SettingsError
 logger = logging.getLogger(__name__)
 
 # On a CPU, one reads what arrives while the other decodes, each on half of the cores: together they keep all cores
-# busy, and neither waits for the other's.  A GPU does one thing at a time.
+# busy, and neither waits for the other's.  A clip that is alone has all cores for whatever is done for it.  A GPU does
+# one thing at a time.
 _CPU_WORKERS: Final = 2
 
 
@@ -68,6 +69,7 @@ class TransformersEngine:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._torch_threads = torch.get_num_threads()  # of the process, which gets them back
+        self._torch_share = self._torch_threads  # of them, for one of several workers
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -181,6 +183,7 @@ class TransformersEngine:
             while not self._closing:
                 if work := self._schedule.next():
                     self._changed.notify()  # there may be more for another thread
+                    torch.set_num_threads(self._torch_threads if len(self._schedule) == 1 else self._torch_share)
                     return work
                 self._changed.wait()
         return None
@@ -250,7 +253,7 @@ class TransformersEngine:
         n_cores = len(os.sched_getaffinity(0))
         if not on_gpu:
             # A step waits for its slowest thread: on 2 busy cores, 2 threads were seen 60 times slower than 1.
-            torch.set_num_threads(min(self._torch_threads, max(1, n_cores // _CPU_WORKERS)))
+            self._torch_share = min(self._torch_threads, max(1, n_cores // _CPU_WORKERS))
         for name, checkpoint in self._checkpoints.items():
             try:
                 loaded = LoadedModel(checkpoint.load_model(device, dtype), checkpoint.load_processor())

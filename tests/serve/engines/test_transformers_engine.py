@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -267,6 +268,42 @@ def test_close_ends_what_runs(loop: asyncio.Runner, clip: Path, endless: Checkpo
         assert not engine.alive
         with pytest.raises(EngineFailed):
             await run(engine, request(clip, model="endless"))
+
+    loop.run(scenario())
+
+
+class Watching:
+    """Samples that note how many threads torch has where they are looked at."""
+
+    def __init__(self, clip: Path) -> None:
+        self.n_threads = 0
+        self._samples = decode(clip)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __array__(self, *_: object, **__: object) -> Samples:
+        self.n_threads = torch.get_num_threads()
+        return self._samples
+
+
+@pytest.mark.skipif(torch.get_num_threads() < 2, reason="torch has one thread here")
+def test_a_clip_has_all_cores_while_it_is_alone(loop: asyncio.Runner, engine: Translator, clip: Path) -> None:
+    async def reading() -> int:
+        watching = Watching(clip)
+        await run(engine, Request("pocket", watching, "de", 2))  # type: ignore[arg-type]
+        return watching.n_threads
+
+    async def scenario() -> None:
+        n_threads = torch.get_num_threads()
+        await idle(engine)
+        assert await reading() == n_threads
+        stream = engine.translate(request(clip, model="endless", limit=None))
+        await anext(stream)
+        assert await reading() == min(n_threads, len(os.sched_getaffinity(0)) // 2)
+        await stream.aclose()
+        await idle(engine)
+        assert await reading() == n_threads
 
     loop.run(scenario())
 

@@ -16,8 +16,8 @@ Line = dict[str, Any]
 _HEAD: Final = """\
 ## The true architecture
 
-Qwen2-Audio of the true size with random weights, which cost what trained ones cost (`benchmarks/gpu.py`); rows from a
-CPU are those of a small model, and only show that it works. *Ours* is this package's decoding, *published* is
+Qwen2-Audio of the true size with random weights, which cost what trained ones cost (`benchmarks/gpu.py`); of a CPU only
+ratios are shown. *Ours* is this package's decoding, *published* is
 `generate` on audio padded to 30 s. *Times as fast* is over all layers in the same repeat: medians, and quartiles in
 brackets; the paper says that inference is about 20 % and 40 % faster with 24 and 16 of 32 layers. *Speed of light* is
 the bytes that a token has to read over the device's measured bandwidth, over the time that it takes.
@@ -30,6 +30,7 @@ _TITLES: Final = {
     "search": "One round of the layer search",
 }
 _MISSING: Final = "–"
+_TIMED: Final = (", ms", ", s", " / s")  # how columns end that mean nothing without the device
 
 
 def _gigabytes(n_bytes: int | None) -> str:
@@ -97,7 +98,8 @@ def _device(row: Row) -> str:
 
 
 def _table(title: str, row: Row) -> str:
-    columns = _COLUMNS[row["part"]]
+    on_gpu = row["device"]["memory_gb"] is not None
+    columns = {name: cell for name, cell in _COLUMNS[row["part"]].items() if on_gpu or not name.endswith(_TIMED)}
     lines = [[cell(line) for cell in columns.values()] for line in row["lines"] if "out_of_memory" not in line]
     parts = [f"**{title}**, {row['format']}, {row['new_tokens']} new tokens:\n"]
     if lines:

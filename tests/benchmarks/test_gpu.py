@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.reports import page
-from benchmarks.true_size.bench import SIZES
+from benchmarks.true_size.bench import SIZES, problem
 from benchmarks.true_size.parts import PARTS
 
 SMALL = SIZES["small"]
@@ -107,6 +107,21 @@ def test_what_another_device_measured_is_measured_here_and_what_does_not_fit_is_
     assert rows(other)[-1]["part"] == "footprint"
 
 
+def test_of_a_cpu_the_page_shows_ratios_alone(results: Path) -> None:
+    text = page.render(results)
+    assert "| way | clip | layers | times as fast | speed of light |" in text
+    assert "| layers | weights, GB | at most, GB |" in text
+    assert ", ms |" not in text.partition("## The true architecture")[2].partition("\n## ")[0]
+
+
+def test_without_a_gpu_the_true_size_is_measured_in_brief() -> None:
+    assert not problem("full-brief", "latency", "bf16", 20_000_000_000)
+    assert problem("full-brief", "search", "bf16", 20_000_000_000) == "too slow without a GPU"
+    assert problem("full-brief", "latency", "nf4", 20_000_000_000) == "too slow without a GPU"
+    assert problem("full-brief", "latency", "bf16", 8_000_000_000).endswith("of memory, and 8 GB are free")
+    assert not problem("small", "search", "nf4", 0)
+
+
 def test_the_page_shows_each_part_by_device(other: Path, results: Path) -> None:
     with (other / "gpu.jsonl").open("a") as file:
         file.write((results / "gpu.jsonl").read_text())
@@ -128,7 +143,7 @@ def test_the_page_shows_each_part_by_device(other: Path, results: Path) -> None:
     ("flags", "words"),
     [
         (["--budget-s", "0"], "--budget-s must be more than 0 seconds"),
-        (["--size", "full"], "--size full needs a CUDA device"),
+        (["--size", "full"], "--size full needs a CUDA device: without one, --size full-brief"),
     ],
 )
 def test_mistakes_are_named_and_leave_no_row(

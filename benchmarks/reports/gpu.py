@@ -17,10 +17,10 @@ _HEAD: Final = """\
 ## The true architecture
 
 Qwen2-Audio of the true size with random weights, which cost what trained ones cost (`benchmarks/gpu.py`); of a CPU only
-ratios are shown. *Ours* is this package's decoding, *published* is
-`generate` on audio padded to 30 s. *Times as fast* is over all layers in the same repeat: medians, and quartiles in
-brackets; the paper says that inference is about 20 % and 40 % faster with 24 and 16 of 32 layers. *Speed of light* is
-the bytes that a token has to read over the device's measured bandwidth, over the time that it takes.
+ratios are shown. *Ours* is this package's decoding, *published* is `generate` on audio padded to 30 s. *Times as fast*
+is over all layers in the same repeat: medians, and quartiles in brackets; the paper says that inference is about 20 %
+and 40 % faster with 24 and 16 of 32 layers. *Speed of light* is the bytes that a token has to read over the device's
+measured bandwidth, over the time that it takes.
 """
 _TITLES: Final = {
     "latency": "One clip at a time",

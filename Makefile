@@ -5,6 +5,9 @@ export PYTHON
 .PHONY: help demo test test-vllm lint lock pocket paper bench results comet guidellm quantise vllm clean venv venv-demo venv-vllm debian
 .NOTPARALLEL:
 
+for_every_engine = tests/serve/test_contract.py tests/serve/test_routes.py tests/serve/test_long_audio.py \
+	tests/serve/live/test_route.py
+
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -16,16 +19,14 @@ demo: venv-demo ## install what the demo needs (first time), then serve the pock
 test: debian venv lint ## install what the tests need (first time), then run every check
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/compress tests/benchmarks
 	.venv/bin/python -m pytest --ignore tests/compress --ignore tests/benchmarks
-	KOMPAKT_TEST_ENGINE=remote .venv/bin/python -m pytest tests/serve/test_contract.py tests/serve/test_routes.py \
-		tests/serve/test_long_audio.py tests/serve/live/test_route.py
+	KOMPAKT_TEST_ENGINE=remote .venv/bin/python -m pytest $(for_every_engine)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then $(MAKE) --no-print-directory test-vllm; \
 		else echo "vLLM's CPU build is for Linux on x86-64: what concerns it is left out"; fi
 
 test-vllm: venv-vllm ## run what concerns vLLM in an environment that has it: the model, the engine, and every route on it
 	.venv-vllm/bin/python -m pytest tests/serve/engines/test_vllm_model.py tests/serve/engines/test_vllm_engine.py \
 		tests/benchmarks/traffic/test_tools.py
-	KOMPAKT_TEST_ENGINE=vllm .venv-vllm/bin/python -m pytest tests/serve/test_contract.py tests/serve/test_routes.py \
-		tests/serve/test_long_audio.py tests/serve/live/test_route.py
+	KOMPAKT_TEST_ENGINE=vllm .venv-vllm/bin/python -m pytest $(for_every_engine)
 
 lint: venv ## ruff and mypy
 	.venv/bin/ruff check

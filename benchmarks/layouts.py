@@ -173,7 +173,7 @@ def _by_vllm(
 ) -> dict[str, Any] | str:
     """How many of vLLM's texts are the embedded engine's, and what both score; or why there are none."""
     verdict = doctor.examine(checkpoint.path).engine("vllm")
-    if verdict.where and not torch.cuda.is_available() and not has_vnni():
+    if not torch.cuda.is_available() and not doctor.runs_on_cpu(checkpoint.quantisation, vnni=has_vnni()):
         return f"only {verdict.where}"
     if find_spec("vllm") is None or not sounds:
         return "not tried"

@@ -16,7 +16,7 @@ from typing import Final
 
 from compress.audio import HOP_LENGTH
 from compress.decoding import CONVOLUTION_REACH, n_audio_tokens
-from compress.weights.architectures import Architecture, Shape, is_linear
+from compress.weights.architectures import LM_HEAD, Architecture, Shape, is_linear
 
 _SAMPLE_BYTES: Final = 4  # samples and mel features are fp32 whatever the model is
 
@@ -108,7 +108,7 @@ def decode_step(architecture: Architecture, n_rows: int, n_slots: int, width: in
 
 def lm_head(architecture: Architecture, n_rows: int, width: int) -> Work:
     """Scores of the whole vocabulary for each row."""
-    shape = architecture.shapes()["language_model.lm_head.weight"]
+    shape = architecture.shapes()[LM_HEAD]
     return Work(2 * n_rows * math.prod(shape), width * (math.prod(shape) + n_rows * sum(shape)))
 
 

@@ -119,6 +119,16 @@ def kernels(settings: Mapping[str, Any] | None) -> str:
     return "" if schemes.integer_bits(settings) is None else INTEGER_KERNELS
 
 
+def runs_on_cpu(settings: Mapping[str, Any] | None, *, vnni: bool) -> bool:
+    """Whether vLLM computes such weights rightly on a CPU.
+
+    Args:
+        settings: the checkpoint's `quantization_config`.
+        vnni: whether the CPU has AVX-512 with VNNI.
+    """
+    return kernels(settings) in ("", INTEGER_KERNELS if vnni else "")
+
+
 def _needs(engine: EngineName, patient: Patient) -> tuple[str, ...]:
     needed = []
     if patient.nf4:

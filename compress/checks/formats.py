@@ -10,12 +10,11 @@ from typing import Any, Final
 from compress.checkpoint import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, read_object
 from compress.checks.patient import Finding, Patient, first_of, outside_the_decoder
 from compress.errors import CheckpointError
-from compress.weights.architectures import Architecture, Shape, is_linear
+from compress.weights.architectures import EMBED_TOKENS, LM_HEAD, Architecture, Shape, is_linear
 from compress.weights.entries import read_header
 from compress.weights.key_layout import hub_name, memory_name
 from compress.weights.schemes import EMBEDDINGS, PACKED, PACKED_TOGETHER, SCALE, SHAPE
 
-_LM_HEAD: Final = "language_model.lm_head.weight"
 _LINEAR: Final = "Linear"  # the class of modules, as a target
 _READ: Final = (("int", 4), ("int", 8), ("float", 8))
 
@@ -48,7 +47,7 @@ def _bitsandbytes(patient: Patient, settings: dict[str, Any]) -> Iterator[Findin
     modules = {
         name: memory_name(name).removesuffix(".weight")
         for name, shape in patient.architecture.shapes().items()
-        if is_linear(name, shape) or name == _LM_HEAD
+        if is_linear(name, shape) or name == LM_HEAD
     }
     declared = {name for name, module in modules.items() if not is_skipped(module, skipped)}
     if plain := declared - patient.nf4:
@@ -95,7 +94,7 @@ def _compressed_tensors(patient: Patient, settings: dict[str, Any]) -> Iterator[
 
 def _is_targeted(name: str, shape: Shape, targets: list[str]) -> bool:
     """Whether the targets of compressed-tensors' groups have a weight's module, by its class or by its name."""
-    linear = is_linear(name, shape) or name == _LM_HEAD
+    linear = is_linear(name, shape) or name == LM_HEAD
     by_name = [target for target in targets if target != _LINEAR]
     return (linear and _LINEAR in targets) or (
         (linear or name in EMBEDDINGS) and is_listed(name.removesuffix(".weight"), by_name)
@@ -104,9 +103,8 @@ def _is_targeted(name: str, shape: Shape, targets: list[str]) -> bool:
 
 def _unpacked_embeddings(patient: Patient) -> Iterator[Finding]:
     """Embeddings that vLLM, which looks them up packed, does not load."""
-    embed_tokens = EMBEDDINGS[0]
-    if embed_tokens in patient.compressed and embed_tokens + PACKED not in patient.entries:
-        yield Finding(f"{embed_tokens} is not packed: vLLM takes embeddings in packed integers only", blocks=("vllm",))
+    if EMBED_TOKENS in patient.compressed and EMBED_TOKENS + PACKED not in patient.entries:
+        yield Finding(f"{EMBED_TOKENS} is not packed: vLLM takes embeddings in packed integers only", blocks=("vllm",))
 
 
 def _strange_schemes(settings: dict[str, Any]) -> Iterator[Finding]:

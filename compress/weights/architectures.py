@@ -12,6 +12,9 @@ from compress.errors import CheckpointError, RecipeError
 
 Shape = tuple[int, ...]
 
+EMBED_TOKENS: Final = "language_model.model.embed_tokens.weight"  # in hub layout
+LM_HEAD: Final = "language_model.lm_head.weight"
+
 # What transformers fills in for a key that `config.json` leaves out.
 _TEXT_DEFAULTS: Final = {
     "vocab_size": 151936,
@@ -123,7 +126,7 @@ class Architecture:
     def _decoder(self) -> Iterator[tuple[str, Shape]]:
         width, ffn = self.width, self.ffn
         query, key = self.n_heads * self.head_width, self.n_kv_heads * self.head_width
-        yield "language_model.model.embed_tokens.weight", (self.vocabulary, width)
+        yield EMBED_TOKENS, (self.vocabulary, width)
         for index in range(self.n_layers):
             layer = f"language_model.model.layers.{index}"
             yield f"{layer}.input_layernorm.weight", (width,)
@@ -136,7 +139,7 @@ class Architecture:
             yield f"{layer}.mlp.up_proj.weight", (ffn, width)
             yield f"{layer}.mlp.down_proj.weight", (width, ffn)
         yield "language_model.model.norm.weight", (width,)
-        yield "language_model.lm_head.weight", (self.vocabulary, width)
+        yield LM_HEAD, (self.vocabulary, width)
 
 
 QWEN2_AUDIO_7B: Final = Architecture(

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, get_args
 
 from compress.errors import CheckpointError
-from compress.weights.architectures import Architecture, Shape, is_linear
+from compress.weights.architectures import EMBED_TOKENS, LM_HEAD, Architecture, Shape, is_linear
 
 Layout = Literal["w4a16", "int8", "fp8"]
 LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
@@ -32,7 +32,7 @@ METHOD: Final = "compressed-tensors"  # `quant_method` in config.json
 _LM_HEAD: Final = "re:.*lm_head"  # unless embeddings are quantised
 IGNORED: Final = ("re:.*audio_tower.*", "re:.*multi_modal_projector.*", _LM_HEAD)
 
-EMBEDDINGS: Final = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
+EMBEDDINGS: Final = (EMBED_TOKENS, LM_HEAD)
 _INT8_EMBEDDINGS: Final[dict[str, Any]] = {
     "targets": ["re:.*embed_tokens$", "re:.*lm_head$"],
     "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
@@ -98,22 +98,22 @@ def with_int8_embeddings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def integer_bits(settings: Mapping[str, Any] | None) -> int | None:
     """How many bits the integer weights have that a `quantization_config` speaks of; None where it has no such."""
-    if not settings or settings.get("quant_method") != METHOD:
-        return None
-    groups = [group.get("weights") or {} for group in (settings.get("config_groups") or {}).values()]
-    bits = [int(weights["num_bits"]) for weights in groups if weights.get("type", "int") == "int" and weights]
+    found = [group["weights"] for group in _groups(settings)]
+    bits = [int(weights["num_bits"]) for weights in found if weights.get("type", "int") == "int"]
     return min(bits, default=None)
 
 
 def has_weight_only_int8(settings: Mapping[str, Any] | None) -> bool:
     """Whether a `quantization_config` has weights in int8, and activations plain: vLLM's kernels are for CUDA alone."""
+    plain = [group["weights"] for group in _groups(settings) if not group.get("input_activations")]
+    return any((weights.get("type", "int"), weights.get("num_bits")) == ("int", 8) for weights in plain)
+
+
+def _groups(settings: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The groups of a `quantization_config` that have weights; none where it is not compressed-tensors'."""
     if not settings or settings.get("quant_method") != METHOD:
-        return False
-    return any(
-        not group.get("input_activations") and (weights.get("type", "int"), weights.get("num_bits")) == ("int", 8)
-        for group in (settings.get("config_groups") or {}).values()
-        if (weights := group.get("weights"))
-    )
+        return []
+    return [group for group in (settings.get("config_groups") or {}).values() if group.get("weights")]
 
 
 def weight_of(name: str) -> str | None:

@@ -283,11 +283,10 @@ def refuse_what_a_cpu_computes_wrongly(checkpoint: Checkpoint, *, vnni: bool) ->
         CheckpointError: the checkpoint has such weights, and the CPU no kernel for them.
     """
     settings = checkpoint.quantisation
-    bits, where = schemes.integer_bits(settings), doctor.kernels(settings)
-    if bits is not None and not (vnni and where == doctor.INTEGER_KERNELS):
+    if not doctor.runs_on_cpu(settings, vnni=vnni):
         raise CheckpointError(
-            f"{checkpoint.name} has weights in int{bits}, which vLLM computes wrongly or not at all on this CPU: serve "
-            f"it {where}, or with engine transformers"
+            f"{checkpoint.name} has weights in int{schemes.integer_bits(settings)}, which vLLM computes wrongly or not "
+            f"at all on this CPU: serve it {doctor.kernels(settings)}, or with engine transformers"
         )
 
 

@@ -96,6 +96,7 @@ class _Listener:
                     case Heard():
                         self.told.put_nowait(event)
                     case Guess():
+                        self.told.put_nowait(Heard(event.audio_s))
                         early = await self._begin(event.samples)
                     case Speech():
                         if early is not None and early.samples is event.samples:

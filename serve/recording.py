@@ -27,14 +27,16 @@ class Heard:
 
 @dataclass(frozen=True)
 class Guess:
-    """A short recording before it is searched for speech, so that its translation may have a head start.
+    """All of a short recording has been heard, but not yet searched for speech: its translation may have a head start.
 
     If it holds one stretch of speech, which is likely, the `Speech` that follows has these very samples.
 
     Attributes:
+        audio_s: as that of `Heard`, which is not told beside it.
         samples: as those of `Speech`.
     """
 
+    audio_s: float
     samples: Samples
 
 
@@ -106,13 +108,12 @@ def _hear(
 
 
 def _hear_short(samples: Samples) -> Generator[Heard | Guess | Speech, None, None]:
-    yield Heard(len(samples) / SAMPLE_RATE)
-    yield Guess(samples)
+    yield Guess(len(samples) / SAMPLE_RATE, samples)
     segmenter = Segmenter()
     yield from _said(samples, segmenter.feed(samples) + segmenter.finish())
 
 
-def _hear_long(blocks: Iterable[Samples]) -> Generator[Heard | Speech, None, None]:
+def _hear_long(blocks: Iterable[Samples]) -> Generator[Heard | Guess | Speech, None, None]:
     segmenter = Segmenter()
     found: list[Segment] = []
     window: list[Samples] = []  # all of it, as long as it may be within the encoder's

@@ -23,12 +23,15 @@ class Request:
         samples: shape (n_samples,), mono float32 at `compress.audio.SAMPLE_RATE`, within the encoder's window.
         to_language: ISO 639-1 code of the target language.
         max_new_tokens: cut the text here; None leaves it to the engine's own limit.
+        patient: rather wait for a place for as long as it takes than be refused by an engine that has been full for a
+            while: what a recording's further stretches want, since a refusal would end a text that has begun.
     """
 
     model: str
     samples: Samples
     to_language: str
     max_new_tokens: int | None = None
+    patient: bool = False
 
 
 @dataclass(frozen=True)

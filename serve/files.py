@@ -48,7 +48,7 @@ async def _translate(engine: Translator, file: Path, to_language: str, room: asy
     """What is said in a file, and when."""
 
     def ask(samples: Samples) -> AsyncGenerator[str | Result, None]:
-        return engine.translate(Request(engine.models[0].name, samples, to_language))
+        return engine.translate(Request(engine.models[0].name, samples, to_language, patient=True))
 
     async with room:
         recording = Recording(await asyncio.to_thread(file.open, "rb"))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import count
 from typing import BinaryIO, Final
 
 from fastapi import APIRouter, Request, Response
@@ -122,9 +123,11 @@ async def _translate(
     began, audio_s = clock(), 0.0
     passages: list[Passage] = []
     pieces: list[str] = []
+    n_asked = count()
 
     def ask(samples: Samples) -> AsyncGenerator[str | engine.Result, None]:
-        request = engine.Request(form.model, samples, call.to_language, form.max_completion_tokens)
+        first = next(n_asked) == 0
+        request = engine.Request(form.model, samples, call.to_language, form.max_completion_tokens, patient=not first)
         return service.engine.translate(request)
 
     recording = Recording(file, service.settings.max_audio_s)

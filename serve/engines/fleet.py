@@ -82,12 +82,13 @@ class Fleet:
         self._watchers = [asyncio.create_task(self._watch(replica)) for replica in self._replicas]
         return tuple(models.values())
 
-    async def take(self, avoided: Collection[Replica], since: float) -> Replica:
+    async def take(self, avoided: Collection[Replica], since: float, *, patient: bool) -> Replica:
         """The server for a clip: of those that are fit, the one with the fewest clips in hand; equals take turns.
 
         Args:
             avoided: those that have failed on this clip.
             since: when the clip began to look for a server, in seconds of the monotonic clock.
+            patient: as of `serve.engine.Request`.
 
         Raises:
             QueueFull: all have been busy for too long.
@@ -96,8 +97,10 @@ class Fleet:
         """
         candidates = [replica for replica in self._replicas if replica not in avoided]
         while candidates and not self._closed:
+            busy = any(replica.up for replica in candidates)
+            if busy and patient:
+                since = time.monotonic()
             if time.monotonic() - since >= self._patience_s:
-                busy = any(replica.up for replica in candidates)
                 raise QueueFull(_ALL_BUSY) if busy else NotReady("cut_off", _NOBODY)
             if fit := [replica for replica in candidates if replica.fit]:
                 chosen = min(fit, key=lambda replica: (replica.n_in_hand, replica.turn))

@@ -27,8 +27,8 @@ class RemoteEngine:
     """A `Translator` over other servers that speak this package's route, or vLLM's.
 
     A clip that a server refuses, or breaks off before the first piece of its text, is given to another one: within
-    `patience_s` if they are busy or away, and to three at most if they fail.  Text that has been told is never begun
-    anew.  The engine stays alive without them, but is in trouble.
+    `patience_s` if they are away, or busy and the clip is not patient; and to three at most if they fail.  Text that
+    has been told is never begun anew.  The engine stays alive without them, but is in trouble.
     """
 
     def __init__(self, urls: Sequence[str], key: str, timeout_s: float, patience_s: float = 10.0) -> None:
@@ -38,7 +38,7 @@ class RemoteEngine:
             urls: their addresses, each once.
             key: what they want as bearer; empty: nothing.
             timeout_s: how long they may be silent while they translate, and none be ready at the start.
-            patience_s: how long a clip waits for one that can take it.
+            patience_s: how long a clip waits for one that can take it, unless it is patient and they are only busy.
         """
         self._fleet = Fleet(urls, key, timeout_s, patience_s)
         self._timeout_s = timeout_s
@@ -104,7 +104,7 @@ class RemoteEngine:
         avoided: set[Replica] = set()
         n_failures = 0
         while True:
-            replica = await self._fleet.take(avoided, since)
+            replica = await self._fleet.take(avoided, since, patient=request.patient)
             told = False
             try:
                 async with aclosing(self._attempt(replica, request, audio, submitted)) as events:

@@ -21,6 +21,7 @@ from serve.messages import delta_event
 from tests.serve.engines.fleets import Breaking, breaking, counted, fleet, serving, text, until
 from tests.serve.processes import started
 from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, form, running, settings_for_tests, wait_until
+from tests.serve.speech import sentences, talk, wav
 
 PATH: Final = "/v1/audio/translations"
 ONE_PLACE: Final = {"max_requests": 1, "max_batch": 1, "max_sessions": 1}
@@ -123,6 +124,21 @@ def test_when_all_are_busy_for_too_long_the_client_may_come_back(clip: Path) -> 
         assert answer.headers["retry-after"] == "1"
         assert httpx.get(f"{front.url}/readyz").status_code == 200, "busy is not unready"
         assert front.metric("st_remote_requests_total", outcome="refused") == 1
+
+
+def test_a_recording_that_has_begun_waits_for_its_turn_however_busy_they_are(clips: list[Path]) -> None:
+    data = wav(talk(sentences(clips[:2]), 1)[0])
+    slow = ScriptedTranslator("Hallo")
+    slow.pause_s = 1.0  # longer than the front's patience
+    with (
+        serving(slow, **ONE_PLACE) as (server,),
+        running(settings_for_tests(), RemoteEngine([server.url], "", PATIENCE_S, 0.2)) as front,
+    ):
+        answer = httpx.post(
+            front.url + PATH, files={"file": data}, data={"model": "scripted"}, timeout=PATIENCE_S
+        ).raise_for_status()
+        assert answer.json()["text"] == "Hallo Hallo"
+        assert front.metric("st_remote_requests_total", outcome="refused") >= 1, "it had to wait"
 
 
 # --- failing ----------------------------------------------------------------------------------------------------

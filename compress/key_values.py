@@ -92,16 +92,24 @@ class KeyValues:
 
 
 class Kept:
-    """A cache for one pass over whole prompts: it keeps what each layer computes.
+    """A cache for one pass over prompts: it keeps what each layer computes.
 
     Attributes:
         layers: filled as the layers are run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opening: Sequence[KeyValue] = ()) -> None:
+        """Begins with what the layers, if any are given, computed of a single row that all rows begin with."""
         self.layers: list[KeyValue] = []
+        self._opening = opening
 
-    def update(self, key: Tensor, value: Tensor, *_: Any) -> KeyValue:
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> KeyValue:
         """What transformers' attention calls."""
+        if self._opening:
+            before = self._opening[layer]
+            key, value = (
+                torch.cat([old.expand(len(new), -1, -1, -1), new], 2)
+                for old, new in zip(before, (key, value), strict=True)
+            )
         self.layers.append((key, value))
         return key, value

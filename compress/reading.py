@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -31,12 +31,39 @@ class Reading:
     next: list[int]
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What stands before the audio, read once for all prompts that begin with it (a prefix cache).
+
+    Attributes:
+        text: all of it.
+        key_values: by layer, shape (1, heads, tokens, head_dim) each; no layers if nothing was read.
+        n_tokens: how many those are.
+    """
+
+    text: str = ""
+    key_values: Sequence[KeyValue] = ()
+    n_tokens: int = 0
+
+
+_NOTHING: Final = Opening()
+
+
+@torch.inference_mode()
+def read_opening(model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, prompt: Prompt) -> Opening:
+    """Runs the text before a prompt's audio; it looks at nothing that follows."""
+    hidden = model.get_input_embeddings()(_token_ids(processor.tokenizer, prompt.before, model.device))
+    kept = _run(model, hidden[None], _NOTHING)[1]
+    return Opening(prompt.before, kept.layers, len(hidden))
+
+
 @torch.inference_mode()
 def read(
     model: Qwen2AudioForConditionalGeneration,
     processor: Qwen2AudioProcessor,
     audio: Sequence[Tensor],
     prompts: Sequence[Prompt],
+    opening: Opening = _NOTHING,
 ) -> Reading:
     """Runs prompts (prefill).  Changes nothing, so any thread may do it while another decodes.
 
@@ -45,16 +72,25 @@ def read(
         processor: its processor; only the tokenizer is used.
         audio: encoder output per clip, shape (n_audio_tokens, d_model), see `encode`.
         prompts: one per clip.
+        opening: what all of them begin with, if that has been read.
     """
+    assert all(opening.text in ("", prompt.before) for prompt in prompts), "they begin with something else"
     rows = [embed_prompt(model, processor.tokenizer, *pair) for pair in zip(audio, prompts, strict=True)]
     n_tokens = [len(row) for row in rows]
-    hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    slots = torch.arange(hidden.shape[1], device=hidden.device)
-    kept = Kept()
-    # padding is behind the tokens, so the causal mask hides it
-    hidden = run_layers(model, hidden, slots[None], additive(slots <= slots[:, None], hidden.dtype)[None, None], kept)
-    last = hidden[torch.arange(len(rows)), torch.tensor(n_tokens) - 1]
+    unread = torch.nn.utils.rnn.pad_sequence([row[opening.n_tokens :] for row in rows], batch_first=True)
+    hidden, kept = _run(model, unread, opening)
+    last = hidden[torch.arange(len(rows)), torch.tensor(n_tokens) - opening.n_tokens - 1]
     return Reading(kept.layers, n_tokens, likeliest(model, last))
+
+
+def _run(model: Qwen2AudioForConditionalGeneration, hidden: Tensor, opening: Opening) -> tuple[Tensor, Kept]:
+    """What leaves the top layer behind an opening, and all keys and values; rows may be right-padded."""
+    slots = torch.arange(opening.n_tokens + hidden.shape[1], device=hidden.device)
+    positions = slots[opening.n_tokens :]
+    kept = Kept(opening.key_values)
+    # padding is behind the tokens, so the causal mask hides it
+    mask = additive(slots <= positions[:, None], hidden.dtype)[None, None]
+    return run_layers(model, hidden, positions[None], mask, kept), kept
 
 
 def run_layers(
@@ -84,8 +120,9 @@ def embed_prompt(model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audi
     """Embeddings of one prompt with its audio in place, shape (tokens, hidden)."""
     embed = model.get_input_embeddings()
     projected = model.model.multi_modal_projector(audio)
-    before, after = (
-        embed(torch.tensor(tokenizer.encode(text, add_special_tokens=False), device=projected.device))
-        for text in (prompt.before, prompt.after)
-    )
+    before, after = (embed(_token_ids(tokenizer, text, projected.device)) for text in (prompt.before, prompt.after))
     return torch.cat([before, projected, after])
+
+
+def _token_ids(tokenizer: Any, text: str, device: torch.device) -> Tensor:
+    return torch.tensor(tokenizer.encode(text, add_special_tokens=False), device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from compress.audio import SAMPLE_RATE
 from compress.decoding import Decoding, encode, log_mel
 from compress.prompt import LANGUAGES, translation
-from compress.reading import Reading, read
+from compress.reading import Opening, Reading, read, read_opening
 from serve.engine import Request, Result, Timings
 from serve.engines.text_stream import TextStream
 
@@ -30,10 +31,15 @@ class LoadedModel:
     model: Qwen2AudioForConditionalGeneration
     processor: Qwen2AudioProcessor
 
+    @cached_property
+    def _opening(self) -> Opening:
+        # the same for all languages
+        return read_opening(self.model, self.processor, translation(next(iter(LANGUAGES))))
+
     def read(self, request: Request) -> Reading:
         """Encodes a clip and runs its prompt; any thread may, at any time."""
         audio = encode(self.model, log_mel(self.processor, [request.samples]))
-        return read(self.model, self.processor, audio, [translation(request.to_language)])
+        return read(self.model, self.processor, audio, [translation(request.to_language)], self._opening)
 
 
 class Job:

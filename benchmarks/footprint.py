@@ -40,7 +40,7 @@ from compress.weights import size
 from compress.weights.architectures import QWEN2_AUDIO_7B, Architecture
 from compress.weights.size import Layout
 
-REPEATS: Final = 5
+REPEATS: Final = 3
 CLIP: Final = Path(serve.__file__).parent / "examples" / "talks_welsh_podcasts.flac"
 _TIMES: Final = ("load", "first", "second")
 # tower's and decoder's layers, layout: the paper's table and row that give its figures, if any does

@@ -39,7 +39,7 @@ from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
 
 SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-RECORDINGS: Final = 24
+RECORDINGS: Final = 18
 FEWEST: Final = 6
 _SHORT_S: Final = 5.0
 _TO: Final = "de"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2AudioProcessor
@@ -19,9 +20,10 @@ from compress.checkpoint import Checkpoint
 from compress.errors import CheckpointError, RecipeError
 from compress.prompt import translation
 from compress.recipe_stages import Export
+from compress.training.collate import TrainingExample
 from compress.weights import compressed_tensors, schemes
 from compress.weights.size import Layout
-from tests.compress import narrow
+from tests.compress import narrow, toy_pipeline
 from tests.compress.conftest import sound
 from tests.compress.toy_training import examples
 from tests.compress.weights.test_size import assert_as_planned
@@ -33,8 +35,10 @@ installed = pytest.mark.skipif(
 STAND_IN = """\
 #!{python}
 import json, pathlib, sys
+from safetensors.numpy import load_file
 job = json.loads(pathlib.Path(sys.argv[3]).read_text())
-pathlib.Path("{seen}").write_text(json.dumps(job | {{"program": sys.argv[1:3]}}))
+lengths = [len(row) for row in load_file(job["inputs"]).values()]
+pathlib.Path("{seen}").write_text(json.dumps(job | {{"program": sys.argv[1:3], "lengths": lengths}}))
 print("Traceback:\\nValueError: no such scheme\\n", file=sys.stderr)
 sys.exit(3)
 """
@@ -67,6 +71,7 @@ def test_a_job_is_told_in_json_and_a_failure_in_a_line(source: Checkpoint, stand
     assert seen["program"][1].endswith("llm_compressor_job.py")
     assert (seen["checkpoint"], seen["scheme"]) == (str(source.path), {"targets": ["Linear"]})
     assert seen["inputs"].endswith(".safetensors")
+    assert seen["lengths"] == [3]
     assert not Path(seen["inputs"]).exists()
     assert llm_compressor.version(stand_in) == "1.2.3"
 
@@ -89,6 +94,36 @@ def test_a_calibrated_layout_needs_training_data(source: Checkpoint, tmp_path: P
 def test_calibration_takes_examples_from_everywhere(n: int, chosen: list[int]) -> None:
     some = examples(8)
     assert quantised_export.chosen(some, n) == [some[i] for i in chosen]
+
+
+@pytest.fixture
+def recipe(processor: Qwen2AudioProcessor, tmp_path: Path) -> Path:
+    """The toy recipe, of whose stages an export alone is left."""
+    file = toy_pipeline.write(tmp_path, processor)
+    content = yaml.safe_load(file.read_text())
+    stages = [{"stage": "export", "layout": "w4a16", "calibration": 2}]
+    file.write_text(yaml.safe_dump(content | {"stages": stages}))
+    return file
+
+
+def test_a_recipe_calibrates_with_its_training_split(recipe: Path, stand_in: Path, tmp_path: Path) -> None:
+    pipeline, _ = toy_pipeline.pipeline(recipe, tmp_path / "work")
+    pipeline.quantise_environment = stand_in
+    with pytest.raises(CheckpointError, match="no such scheme"):
+        pipeline.run()
+    first, *_, last = [TrainingExample(one.id, one.audio, one.translation) for one in pipeline.split("train")]
+    source = Checkpoint.open(tmp_path / "narrow")
+    inputs = quantised_export.decoder_inputs(source, [first, last], translation("de"))
+    assert json.loads((tmp_path / "seen.json").read_text())["lengths"] == [len(row) for row in inputs]
+
+
+@installed
+def test_a_recipe_really_exports_a_calibrated_layout(recipe: Path, tmp_path: Path) -> None:
+    *_, result = toy_pipeline.carry_out(recipe, tmp_path / "work")
+    assert result.checkpoint is not None
+    assert result.checkpoint.lineage["format"] == "w4a16"
+    assert doctor.examine(result.checkpoint.path).healthy
+    assert [one.metric for one in result.report.scores] == ["BLEU", "chrF++"]
 
 
 def test_the_decoder_reads_prompt_speech_and_answer(source: Checkpoint) -> None:

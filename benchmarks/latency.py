@@ -9,8 +9,10 @@ What to expect.  Before the first text the server decodes the file, looks for sp
 work that grows with the recording, of which a pruned decoder saves its share of the last part only.  Each token then
 reads all weights of the decoder once, so that its time falls with the layers: without a quarter of them to three
 quarters, and a fixed rest (the event loop, sampling, the layer-free ends of the model).  4-bit weights are unpacked
-for each use: on a CPU they are slower, not faster.  Recordings beyond a few seconds hold several sentences, which are
-translated one after the other and overlap; the first text then comes after the first of them.
+for each use: on a CPU they are slower, not faster.  Layouts for vLLM's kernels (w4a16, int8, fp8) are not among the
+forms: the embedded engine makes them plain when it loads them; `gpu` times a 4-bit kernel.  Recordings beyond a few
+seconds hold several sentences, which are translated one after the other and overlap; the first text then comes after
+the first of them.
 
 How.  Ratios are taken recording by recording to the first form, and their median and quartiles are given.  The pruned
 models were not trained again: what they say is nonsense and its length is its own, so compare times between tokens

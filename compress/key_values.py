@@ -98,15 +98,15 @@ class Kept:
         layers: filled as the layers are run.
     """
 
-    def __init__(self, opening: Sequence[KeyValue] = ()) -> None:
+    def __init__(self, prefix: Sequence[KeyValue] = ()) -> None:
         """Begins with what the layers, if any are given, computed of a single row that all rows begin with."""
         self.layers: list[KeyValue] = []
-        self._opening = opening
+        self._prefix = prefix
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> KeyValue:
         """What transformers' attention calls."""
-        if self._opening:
-            before = self._opening[layer]
+        if self._prefix:
+            before = self._prefix[layer]
             key, value = (
                 torch.cat([old.expand(len(new), -1, -1, -1), new], 2)
                 for old, new in zip(before, (key, value), strict=True)

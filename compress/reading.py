@@ -32,8 +32,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What stands before the audio, read once for all prompts that begin with it (a prefix cache).
+class Prefix:
+    """What stands before the audio, read once for all prompts that begin with it.
 
     Attributes:
         text: all of it.
@@ -46,15 +46,15 @@ class Opening:
     n_tokens: int = 0
 
 
-_NOTHING: Final = Opening()
+_NOTHING: Final = Prefix()
 
 
 @torch.inference_mode()
-def read_opening(model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, prompt: Prompt) -> Opening:
+def read_prefix(model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, prompt: Prompt) -> Prefix:
     """Runs the text before a prompt's audio; it looks at nothing that follows."""
     hidden = model.get_input_embeddings()(_token_ids(processor.tokenizer, prompt.before, model.device))
     kept = _run(model, hidden[None], _NOTHING)[1]
-    return Opening(prompt.before, kept.layers, len(hidden))
+    return Prefix(prompt.before, kept.layers, len(hidden))
 
 
 @torch.inference_mode()
@@ -63,7 +63,7 @@ def read(
     processor: Qwen2AudioProcessor,
     audio: Sequence[Tensor],
     prompts: Sequence[Prompt],
-    opening: Opening = _NOTHING,
+    prefix: Prefix = _NOTHING,
 ) -> Reading:
     """Runs prompts (prefill).  Changes nothing, so any thread may do it while another decodes.
 
@@ -72,22 +72,22 @@ def read(
         processor: its processor; only the tokenizer is used.
         audio: encoder output per clip, shape (n_audio_tokens, d_model), see `encode`.
         prompts: one per clip.
-        opening: what all of them begin with, if that has been read.
+        prefix: what all of them begin with, if that has been read.
     """
-    assert all(opening.text in ("", prompt.before) for prompt in prompts), "they begin with something else"
+    assert all(prefix.text in ("", prompt.before) for prompt in prompts), "they begin with something else"
     rows = [embed_prompt(model, processor.tokenizer, *pair) for pair in zip(audio, prompts, strict=True)]
     n_tokens = [len(row) for row in rows]
-    unread = torch.nn.utils.rnn.pad_sequence([row[opening.n_tokens :] for row in rows], batch_first=True)
-    hidden, kept = _run(model, unread, opening)
-    last = hidden[torch.arange(len(rows)), torch.tensor(n_tokens) - opening.n_tokens - 1]
+    unread = torch.nn.utils.rnn.pad_sequence([row[prefix.n_tokens :] for row in rows], batch_first=True)
+    hidden, kept = _run(model, unread, prefix)
+    last = hidden[torch.arange(len(rows)), torch.tensor(n_tokens) - prefix.n_tokens - 1]
     return Reading(kept.layers, n_tokens, likeliest(model, last))
 
 
-def _run(model: Qwen2AudioForConditionalGeneration, hidden: Tensor, opening: Opening) -> tuple[Tensor, Kept]:
-    """What leaves the top layer behind an opening, and all keys and values; rows may be right-padded."""
-    slots = torch.arange(opening.n_tokens + hidden.shape[1], device=hidden.device)
-    positions = slots[opening.n_tokens :]
-    kept = Kept(opening.key_values)
+def _run(model: Qwen2AudioForConditionalGeneration, hidden: Tensor, prefix: Prefix) -> tuple[Tensor, Kept]:
+    """What leaves the top layer behind a prefix, and all keys and values; rows may be right-padded."""
+    slots = torch.arange(prefix.n_tokens + hidden.shape[1], device=hidden.device)
+    positions = slots[prefix.n_tokens :]
+    kept = Kept(prefix.key_values)
     # padding is behind the tokens, so the causal mask hides it
     mask = additive(slots <= positions[:, None], hidden.dtype)[None, None]
     return run_layers(model, hidden, positions[None], mask, kept), kept

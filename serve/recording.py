@@ -113,7 +113,7 @@ def _hear_short(samples: Samples) -> Generator[Heard | Guess | Speech, None, Non
     yield from _said(samples, segmenter.feed(samples) + segmenter.finish())
 
 
-def _hear_long(blocks: Iterable[Samples]) -> Generator[Heard | Guess | Speech, None, None]:
+def _hear_long(blocks: Iterable[Samples]) -> Generator[Heard | Speech, None, None]:
     segmenter = Segmenter()
     found: list[Segment] = []
     window: list[Samples] = []  # all of it, as long as it may be within the encoder's

@@ -14,7 +14,7 @@ import torch
 from compress.audio import SAMPLE_RATE
 from compress.decoding import Decoding, encode, log_mel
 from compress.prompt import LANGUAGES, translation
-from compress.reading import Opening, Reading, read, read_opening
+from compress.reading import Prefix, Reading, read, read_prefix
 from serve.engine import Request, Result, Timings
 from serve.engines.text_stream import TextStream
 
@@ -32,14 +32,14 @@ class LoadedModel:
     processor: Qwen2AudioProcessor
 
     @cached_property
-    def _opening(self) -> Opening:
+    def _prefix(self) -> Prefix:
         # the same for all languages
-        return read_opening(self.model, self.processor, translation(next(iter(LANGUAGES))))
+        return read_prefix(self.model, self.processor, translation(next(iter(LANGUAGES))))
 
     def read(self, request: Request) -> Reading:
         """Encodes a clip and runs its prompt; any thread may, at any time."""
         audio = encode(self.model, log_mel(self.processor, [request.samples]))
-        return read(self.model, self.processor, audio, [translation(request.to_language)], self._opening)
+        return read(self.model, self.processor, audio, [translation(request.to_language)], self._prefix)
 
 
 class Job:

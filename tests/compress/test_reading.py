@@ -8,7 +8,7 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from compress.decoding import Decoding
 from compress.prompt import translation
-from compress.reading import Opening, read, read_opening
+from compress.reading import Prefix, read, read_prefix
 from tests.compress.conftest import sound
 from tests.compress.test_decoding import encode, run
 
@@ -30,27 +30,27 @@ def test_prompts_read_together_are_read_as_each_alone(
                 torch.testing.assert_close(found[row : row + 1, :, : one.shape[2]], one, atol=2e-4, rtol=1e-3)
 
 
-def test_an_opening_that_was_read_before_changes_nothing(
+def test_a_prefix_that_was_read_before_changes_nothing(
     pocket: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor
 ) -> None:
     audio = encode(pocket, processor, CLIPS)
-    opening = read_opening(pocket, processor, PROMPTS[0])
-    assert opening.n_tokens == len(processor.tokenizer(PROMPTS[0].before)["input_ids"])
+    prefix = read_prefix(pocket, processor, PROMPTS[0])
+    assert prefix.n_tokens == len(processor.tokenizer(PROMPTS[0].before)["input_ids"])
     for chosen in (slice(None), slice(1)):
         plain = read(pocket, processor, audio[chosen], PROMPTS[chosen])
-        behind = read(pocket, processor, audio[chosen], PROMPTS[chosen], opening)
+        behind = read(pocket, processor, audio[chosen], PROMPTS[chosen], prefix)
         assert (behind.n_tokens, behind.next) == (plain.n_tokens, plain.next)
         for layer, wanted in zip(behind.key_values, plain.key_values, strict=True):
             torch.testing.assert_close(layer, wanted, atol=2e-4, rtol=1e-3)
-    assert opening.key_values[0][0].shape[::2] == (1, opening.n_tokens), "nobody has written into it"
+    assert prefix.key_values[0][0].shape[::2] == (1, prefix.n_tokens), "nobody has written into it"
 
 
-def test_an_opening_is_for_prompts_that_begin_with_it(
+def test_a_prefix_is_for_prompts_that_begin_with_it(
     pocket: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor
 ) -> None:
     audio = encode(pocket, processor, CLIPS[:1])
     with pytest.raises(AssertionError, match="begin with something else"):
-        read(pocket, processor, audio, PROMPTS[:1], Opening("Good morning.", (), 3))
+        read(pocket, processor, audio, PROMPTS[:1], Prefix("Good morning.", (), 3))
 
 
 def test_audio_and_prompt_are_counted(

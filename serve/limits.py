@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -56,8 +58,9 @@ class Admission:
             traceparent=Headers(scope=scope).get("traceparent", ""),
         )
         try:
-            with self._gate.slot():
-                await self._run(call, scope, receive, send)
+            with ExitStack() as place:
+                place.enter_context(self._gate.slot())
+                await self._run(call, place.close, scope, receive, send)
         except (NotReady, QueueFull) as error:
             refusal = problem(error)
             self._metrics.reject(str(refusal.code))
@@ -71,7 +74,7 @@ class Admission:
         finally:
             self._ledger.close(call)
 
-    async def _run(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run(self, call: Call, leave: Callable[[], None], scope: Scope, receive: Receive, send: Send) -> None:
         if self._announces_too_much(Headers(scope=scope)):
             await _refuse(problem(_too_large(self._settings.max_upload_bytes)), call, scope, receive, send)
             return
@@ -84,6 +87,8 @@ class Admission:
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 call.outcome = Problem(message["status"], "", "").outcome
             answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if answered:
+                leave()  # whoever has all of his answer may ask again before this task has come to its end
             await send(message)
             await asyncio.sleep(0)  # to a client that has gone everything is sent at once: let the news of it through
 

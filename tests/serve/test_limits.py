@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -12,9 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from compress.checkpoint import Checkpoint
 from serve.engines.transformers_engine import TransformersEngine
+from serve.gate import Gate
+from serve.ledger import Ledger
+from serve.limits import Admission
+from serve.metrics import Metrics
 from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, form, running, settings_for_tests, wait_until
 
 PATH = "/v1/audio/translations"
@@ -98,6 +104,40 @@ def test_a_full_server_refuses_before_the_body_and_soon_has_room_again(small: Se
     wait_until(lambda: idle(small))
     fields = {"model": "endless", "max_completion_tokens": "2"}
     assert httpx.post(small.url + PATH, timeout=PATIENCE_S, **form(clip, **fields)).status_code == 200
+
+
+def test_a_place_is_free_as_soon_as_the_answer_is_complete() -> None:
+    async def scenario() -> list[int]:
+        metrics, may_end = Metrics(), asyncio.Event()
+        answers: asyncio.Queue[int] = asyncio.Queue()
+        gate = Gate(1, metrics, lambda: True, lambda: "")
+        gate.open()
+
+        async def linger(_: Scope, __: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+            await may_end.wait()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answers.put_nowait(message["status"])
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        admission = Admission(linger, gate, metrics, Ledger(metrics), frozenset({PATH}), settings_for_tests())
+        statuses = []
+        async with asyncio.TaskGroup() as calls:
+            for _ in range(3):
+                scope = {"type": "http", "method": "POST", "path": PATH, "headers": []}
+                calls.create_task(admission(scope, receive, send))
+                statuses.append(await answers.get())
+                await asyncio.sleep(0)  # for what follows the head
+            may_end.set()
+        assert gate.n_inflight == 0
+        return statuses
+
+    assert asyncio.run(scenario()) == [200, 200, 200]
 
 
 def test_of_many_at_once_those_that_have_a_place_are_served_and_the_others_refused(clip: Path) -> None:

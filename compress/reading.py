@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -75,12 +75,12 @@ def read(
         prefix: what all of them begin with, if that has been read.
     """
     assert all(prefix.text in ("", prompt.before) for prompt in prompts), "they begin with something else"
-    rows = [embed_prompt(model, processor.tokenizer, *pair) for pair in zip(audio, prompts, strict=True)]
-    n_tokens = [len(row) for row in rows]
-    unread = torch.nn.utils.rnn.pad_sequence([row[prefix.n_tokens :] for row in rows], batch_first=True)
-    hidden, kept = _run(model, unread, prefix)
-    last = hidden[torch.arange(len(rows)), torch.tensor(n_tokens) - prefix.n_tokens - 1]
-    return Reading(kept.layers, n_tokens, likeliest(model, last))
+    unread = [replace(prompt, before=prompt.before.removeprefix(prefix.text)) for prompt in prompts]
+    rows = [embed_prompt(model, processor.tokenizer, *pair) for pair in zip(audio, unread, strict=True)]
+    lengths = torch.tensor([len(row) for row in rows])
+    hidden, kept = _run(model, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), prefix)
+    last = hidden[torch.arange(len(rows)), lengths - 1]
+    return Reading(kept.layers, (prefix.n_tokens + lengths).tolist(), likeliest(model, last))
 
 
 def _run(model: Qwen2AudioForConditionalGeneration, hidden: Tensor, prefix: Prefix) -> tuple[Tensor, Kept]:
@@ -125,4 +125,4 @@ def embed_prompt(model: Qwen2AudioForConditionalGeneration, tokenizer: Any, audi
 
 
 def _token_ids(tokenizer: Any, text: str, device: torch.device) -> Tensor:
-    return torch.tensor(tokenizer.encode(text, add_special_tokens=False), device=device)
+    return torch.tensor(tokenizer.encode(text, add_special_tokens=False), dtype=torch.long, device=device)

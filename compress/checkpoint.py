@@ -257,10 +257,12 @@ def _settle(model: Qwen2AudioForConditionalGeneration, dtype: torch.dtype) -> No
         if weight.is_floating_point() and not hasattr(weight, "quant_state"):
             weight.data = weight.data.to(dtype)
     for module in model.modules():
-        # On CPUs with AVX-512 bitsandbytes repacks the weights when it first runs them: the scales are rounded to
-        # bf16, widths that 32 does not divide fail, and what `state_dict` then gives are other weights.
         if isinstance(module, Linear4bit):
+            # On CPUs with AVX-512 bitsandbytes repacks the weights when it first runs them: the scales are rounded to
+            # bf16, widths that 32 does not divide fail, and what `state_dict` then gives are other weights.
             module.support_avx512bf16_for_cpu = False
+            # The stored one is of their training; in bf16, others in the batch would decide how a row is rounded.
+            module.compute_dtype = dtype
 
 
 def _attach(model: Qwen2AudioForConditionalGeneration, folder: Path, dtype: torch.dtype) -> None:

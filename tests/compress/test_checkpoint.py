@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,20 @@ def test_what_is_not_quantised_has_the_dtype_that_was_asked_for(dtype: torch.dty
     assert len(linear) == narrow.N_LINEARS
     assert {weight.dtype for name, weight in held.items() if name not in linear} == {dtype}
     assert narrow.scores(model).isfinite().all()
+
+
+def test_4_bit_weights_are_multiplied_in_the_dtype_that_was_asked_for(adapted: Checkpoint) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="this environment is behind requirements/test.txt")
+    model = adapted.load_model("cpu", torch.float32)
+    packed = [one for one in model.modules() if isinstance(one, bitsandbytes.nn.Linear4bit)]
+    assert len(packed) == narrow.N_LINEARS
+    module = packed[0]
+    states = torch.randn(5, module.in_features)
+    state = copy(module.weight.quant_state)
+    state.dtype = torch.float32
+    plain = bitsandbytes.functional.dequantize_4bit(module.weight.data, state)
+    with torch.no_grad():
+        torch.testing.assert_close(module(states), torch.nn.functional.linear(states, plain, module.bias))
 
 
 def test_an_adapter_is_loaded_frozen_and_changes_what_the_model_says(adapted: Checkpoint) -> None:

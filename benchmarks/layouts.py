@@ -38,7 +38,7 @@ from compress.model import decoder_layers
 from compress.prompt import LANGUAGES
 from compress.recipe import Recipe
 from compress.recipe_stages import CALIBRATION, Export
-from compress.training.collate import TrainingExample
+from compress.training.collate import TrainingExample, training_examples
 from compress.translate import translate
 from compress.weights import schemes
 from compress.weights.size import measure
@@ -68,7 +68,7 @@ class _Task:
 
     recipe: Recipe
     report: tuple[Utterance, ...]
-    training: tuple[TrainingExample, ...]
+    training: Sequence[TrainingExample]
     calibration: int
     folder: Path
 
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for language in options.languages:
         recipe = recipes.load(_RECIPE.format(language=language))
         report, training = (dataset.load(recipe.data, language, split).utterances for split in ("report", "train"))
-        examples = tuple(TrainingExample(one.id, one.audio, one.translation) for one in training)
+        examples = training_examples(training)
         with tempfile.TemporaryDirectory() as folder:
             task = _Task(recipe, report, examples, options.calibration, Path(folder))
             numbers = _measured(task, options.layouts, options.clips)

@@ -40,7 +40,7 @@ from compress.evaluation import Evaluation
 from compress.recipe import Data, Recipe, Split
 from compress.recipe_stages import Distill, Export, Finetune, Mix, Prune, Qlora, Stage
 from compress.recovery import Recovery
-from compress.training.collate import TrainingExample
+from compress.training.collate import TrainingExample, training_examples
 from compress.weights import storage
 
 SCORES_FILE: Final = "scores.json"
@@ -158,13 +158,13 @@ class Pipeline:
             case Finetune() | Qlora():
                 return self.training(stage.mix)
             case Prune():
-                return _examples(self.split("search")) + (self.training(Mix()) if stage.recovery else [])
+                return training_examples(self.split("search")) + (self.training(Mix()) if stage.recovery else [])
             case Distill():
-                return _examples(self.split("train"))
+                return training_examples(self.split("train"))
             case Export() if stage.n_calibration:
-                return _examples(self.split("train")) + _examples(self.split("report"))
+                return training_examples(self.split("train")) + training_examples(self.split("report"))
             case _:
-                return _examples(self.split("report"))
+                return training_examples(self.split("report"))
 
     def _out(self, stage: Stage, place: Path) -> Path:
         return place / f"{self.recipe.name}-{stage.name}"
@@ -186,7 +186,7 @@ class Pipeline:
                 return qlora.run(stage, self.recipe, examples, source, out, place, self.progress, self.cache)
             case Export():
                 clip = self.split("report")[0].audio.load()
-                training = _examples(self.split("train")) if stage.n_calibration else []
+                training = training_examples(self.split("train")) if stage.n_calibration else []
                 return export.run(
                     stage,
                     source,
@@ -246,9 +246,9 @@ class Pipeline:
 
     def training(self, mix: Mix) -> list[TrainingExample]:
         """The examples of a mix: references, the teacher's translations, out-of-domain data."""
-        examples = _examples(self.split("train")) * mix.in_domain + list(self.labels) * mix.distilled
+        examples = training_examples(self.split("train")) * mix.in_domain + list(self.labels) * mix.distilled
         if mix.out_of_domain:
-            examples += _examples(self._other(mix.out_of_domain))
+            examples += training_examples(self._other(mix.out_of_domain))
         return examples
 
     def _check_stages(self, again: Sequence[str]) -> None:
@@ -336,7 +336,3 @@ class Pipeline:
     def place(self, number: int, stage: str) -> Path:
         """The directory of a stage, by its number, counted from 1, and its name."""
         return self.work / self.recipe.name / f"{number:02d}-{stage}"
-
-
-def _examples(utterances: Sequence[Utterance]) -> list[TrainingExample]:
-    return [TrainingExample(one.id, one.audio, one.translation) for one in utterances]

@@ -116,7 +116,7 @@ def _calibration(recipe: str | None, stage: Export) -> tuple[list[TrainingExampl
     """Training data and the prompt that goes with it, where the layout needs them."""
     from compress import dataset
     from compress import recipe as recipes
-    from compress.training.collate import TrainingExample
+    from compress.training.collate import training_examples
 
     if not stage.n_calibration:
         if recipe is not None:
@@ -126,4 +126,4 @@ def _calibration(recipe: str | None, stage: Export) -> tuple[list[TrainingExampl
         raise RecipeError(f"layout {stage.layout} is calibrated with a recipe's training data: name it with --recipe")
     chosen = recipes.load(recipe)
     utterances = dataset.load(chosen.data, chosen.language, "train").utterances
-    return [TrainingExample(one.id, one.audio, one.translation) for one in utterances], chosen.wording
+    return training_examples(utterances), chosen.wording

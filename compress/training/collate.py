@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from compress.prompt import END_OF_TURN, Prompt
 if TYPE_CHECKING:
     from transformers import Qwen2AudioProcessor
 
-    from compress.dataset import Audio
+    from compress.dataset import Audio, Utterance
 
 IGNORED: Final = -100
 _ASSISTANT: Final = "<|im_start|>assistant"
@@ -37,6 +37,11 @@ class TrainingExample:
     id: str
     audio: Audio
     target: str
+
+
+def training_examples(utterances: Iterable[Utterance]) -> list[TrainingExample]:
+    """Utterances, to be learnt with their reference translations."""
+    return [TrainingExample(one.id, one.audio, one.translation) for one in utterances]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from compress.checkpoint import Checkpoint
 from compress.errors import CheckpointError, RecipeError
 from compress.prompt import translation
 from compress.recipe_stages import Export
-from compress.training.collate import TrainingExample
+from compress.training.collate import training_examples
 from compress.weights import compressed_tensors, schemes
 from compress.weights.size import Layout
 from tests.compress import narrow, toy_pipeline
@@ -112,7 +112,7 @@ def test_a_recipe_calibrates_with_its_training_split(recipe: Path, stand_in: Pat
     pipeline.quantise_environment = stand_in
     with pytest.raises(CheckpointError, match="no such scheme"):
         pipeline.run()
-    training = [TrainingExample(one.id, one.audio, one.translation) for one in pipeline.split("train")]
+    training = training_examples(pipeline.split("train"))
     some = quantised_export.chosen(training, 2)
     inputs = quantised_export.decoder_inputs(Checkpoint.open(tmp_path / "narrow"), some, translation("de"))
     assert json.loads((tmp_path / "seen.json").read_text())["lengths"] == [len(row) for row in inputs]

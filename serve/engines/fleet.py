@@ -25,6 +25,31 @@ _NOBODY: Final = "none of the servers behind this one is ready; try again in a f
 _ALL_BUSY: Final = "all servers behind this one are busy; try again in a moment"
 
 
+class Wait:
+    """A clip's wait for a server, over all its attempts."""
+
+    def __init__(self, most_s: float, *, patient: bool) -> None:
+        """Begins to wait.
+
+        Args:
+            most_s: how long.
+            patient: as of `serve.engine.Request`: while servers are only busy, the wait begins anew.
+        """
+        self._most_s = most_s
+        self._patient = patient
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins anew: a server has had the clip."""
+        self._since = time.monotonic()
+
+    def is_over(self, *, busy: bool) -> bool:
+        """Whether it has been too long; busy: a server is ready, but has no place."""
+        if busy and self._patient:
+            self.begin()
+        return time.monotonic() - self._since >= self._most_s
+
+
 class Fleet:
     """The servers, which must all offer the same models.
 
@@ -82,13 +107,16 @@ class Fleet:
         self._watchers = [asyncio.create_task(self._watch(replica)) for replica in self._replicas]
         return tuple(models.values())
 
-    async def take(self, avoided: Collection[Replica], since: float, *, patient: bool) -> Replica:
+    def wait(self, *, patient: bool) -> Wait:
+        """For a clip that is about to look for its first server."""
+        return Wait(self._patience_s, patient=patient)
+
+    async def take(self, avoided: Collection[Replica], wait: Wait) -> Replica:
         """The server for a clip: of those that are fit, the one with the fewest clips in hand; equals take turns.
 
         Args:
             avoided: those that have failed on this clip.
-            since: when the clip began to look for a server, in seconds of the monotonic clock.
-            patient: as of `serve.engine.Request`.
+            wait: the clip's, see `wait`.
 
         Raises:
             QueueFull: all have been busy for too long.
@@ -98,9 +126,7 @@ class Fleet:
         candidates = [replica for replica in self._replicas if replica not in avoided]
         while candidates and not self._closed:
             busy = any(replica.up for replica in candidates)
-            if busy and patient:
-                since = time.monotonic()
-            if time.monotonic() - since >= self._patience_s:
+            if wait.is_over(busy=busy):
                 raise QueueFull(_ALL_BUSY) if busy else NotReady("cut_off", _NOBODY)
             if fit := [replica for replica in candidates if replica.fit]:
                 chosen = min(fit, key=lambda replica: (replica.n_in_hand, replica.turn))

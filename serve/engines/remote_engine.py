@@ -99,12 +99,13 @@ class RemoteEngine:
         await self._fleet.close()
 
     async def _attempts(self, request: Request) -> AsyncGenerator[str | Result, None]:
-        submitted = since = time.monotonic()
+        submitted = time.monotonic()
+        wait = self._fleet.wait(patient=request.patient)
         audio = wav(request.samples)
         avoided: set[Replica] = set()
         n_failures = 0
         while True:
-            replica = await self._fleet.take(avoided, since, patient=request.patient)
+            replica = await self._fleet.take(avoided, wait)
             told = False
             try:
                 async with aclosing(self._attempt(replica, request, audio, submitted)) as events:
@@ -121,7 +122,7 @@ class RemoteEngine:
                 n_failures += 1
                 if told or n_failures == _FAILURES:
                     raise EngineFailed(BROKE_OFF) from error
-                since = time.monotonic()
+                wait.begin()
                 if not error.lost:
                     avoided.add(replica)
 

@@ -15,7 +15,7 @@ from typing import Any
 from compress.audio import decode
 from serve.engine import Request, Result
 from serve.engines.remote_engine import RemoteEngine
-from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, running, settings_for_tests
+from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, form, running, settings_for_tests
 
 
 class Breaking(ThreadingHTTPServer):
@@ -89,6 +89,11 @@ async def text(engine: RemoteEngine, clip: Path) -> str:
     assert isinstance(result, Result)
     assert result.text == "".join(map(str, pieces))
     return result.text
+
+
+def scripted(clip: Path, **fields: str) -> dict[str, Any]:
+    """Arguments of httpx that have the scripted model translate a clip."""
+    return {"timeout": PATIENCE_S, **form(clip, model="scripted", **fields)}
 
 
 def counted(engine: RemoteEngine, outcome: str) -> Counter[str]:

@@ -1,16 +1,14 @@
-"""Several servers behind a front: who gets a clip, and what becomes of it when they are busy, fail or go away."""
+"""Several servers behind a front: who gets a clip, and what becomes of it when they fail or go away."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
 
 import httpx
 import pytest
@@ -18,14 +16,10 @@ import pytest
 from serve.engines.remote_engine import RemoteEngine
 from serve.errors import EngineFailed, NotReady
 from serve.messages import delta_event
-from tests.serve.engines.fleets import Breaking, breaking, counted, fleet, serving, text, until
+from tests.serve.engines.fleets import Breaking, breaking, counted, fleet, scripted, serving, text, until
 from tests.serve.processes import started
 from tests.serve.servers import PATIENCE_S, ScriptedTranslator, Server, form, running, settings_for_tests, wait_until
-from tests.serve.speech import sentences, talk, wav
-
-PATH: Final = "/v1/audio/translations"
-ONE_PLACE: Final = {"max_requests": 1, "max_batch": 1, "max_sessions": 1}
-
+from tests.serve.sockets import PATH
 
 # --- who gets it ------------------------------------------------------------------------------------------------
 
@@ -60,85 +54,6 @@ def test_the_one_with_the_fewest_in_hand_gets_the_next(loop: asyncio.Runner, cli
 
     with serving(*engines) as servers:
         loop.run(scenario(servers))
-
-
-# --- busy -------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def occupied(server: Server, engine: ScriptedTranslator, clip: Path) -> Iterator[None]:
-    """Another client has the server's only place."""
-    engine.may_speak.clear()
-    with ExitStack() as stack:
-        other = threading.Thread(target=httpx.post, args=[server.url + PATH], kwargs=_scripted(clip))
-        other.start()
-        stack.callback(other.join, PATIENCE_S)
-        stack.callback(engine.may_speak.set)
-        wait_until(lambda: engine.n_running == 1)
-        yield
-
-
-def _scripted(clip: Path, **fields: str) -> dict[str, Any]:
-    return {"timeout": PATIENCE_S, **form(clip, model="scripted", **fields)}
-
-
-def test_a_busy_server_is_left_alone_for_as_long_as_it_says(loop: asyncio.Runner, clip: Path) -> None:
-    engines = [ScriptedTranslator("Hallo"), ScriptedTranslator("Hallo")]
-
-    async def scenario(servers: list[Server]) -> None:
-        async with fleet(servers) as engine:
-            began = time.monotonic()
-            for _ in range(6):
-                assert await text(engine, clip) == "Hallo"
-            n_rests = int(time.monotonic() - began)  # of a second each
-            assert 1 <= counted(engine, "refused")[servers[0].url] <= 1 + n_rests
-            assert counted(engine, "ok") == {servers[1].url: 6}
-
-    with serving(*engines, **ONE_PLACE) as servers, occupied(servers[0], engines[0], clip):
-        loop.run(scenario(servers))
-
-
-def test_when_all_are_busy_a_clip_waits(loop: asyncio.Runner, clip: Path) -> None:
-    busy = ScriptedTranslator("Hallo")
-
-    async def scenario(server: Server) -> None:
-        async with fleet([server]) as engine:
-            task = asyncio.create_task(text(engine, clip))
-            await until(lambda: counted(engine, "refused"))
-            busy.may_speak.set()
-            assert await task == "Hallo"
-
-    with serving(busy, **ONE_PLACE) as (server,), occupied(server, busy, clip):
-        loop.run(scenario(server))
-
-
-def test_when_all_are_busy_for_too_long_the_client_may_come_back(clip: Path) -> None:
-    busy = ScriptedTranslator("Hallo")
-    with (
-        serving(busy, **ONE_PLACE) as (server,),
-        occupied(server, busy, clip),
-        running(settings_for_tests(), RemoteEngine([server.url], "", PATIENCE_S, 0.2)) as front,
-    ):
-        answer = httpx.post(front.url + PATH, **_scripted(clip))
-        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
-        assert answer.headers["retry-after"] == "1"
-        assert httpx.get(f"{front.url}/readyz").status_code == 200, "busy is not unready"
-        assert front.metric("st_remote_requests_total", outcome="refused") == 1
-
-
-def test_a_recording_that_has_begun_waits_for_its_turn_however_busy_they_are(clips: list[Path]) -> None:
-    data = wav(talk(sentences(clips[:2]), 1)[0])
-    slow = ScriptedTranslator("Hallo")
-    slow.pause_s = 1.0  # longer than the front's patience
-    with (
-        serving(slow, **ONE_PLACE) as (server,),
-        running(settings_for_tests(), RemoteEngine([server.url], "", PATIENCE_S, 0.2)) as front,
-    ):
-        answer = httpx.post(
-            front.url + PATH, files={"file": data}, data={"model": "scripted"}, timeout=PATIENCE_S
-        ).raise_for_status()
-        assert answer.json()["text"] == "Hallo Hallo"
-        assert front.metric("st_remote_requests_total", outcome="refused") >= 1, "it had to wait"
 
 
 # --- failing ----------------------------------------------------------------------------------------------------
@@ -212,12 +127,12 @@ def test_what_has_begun_is_not_begun_anew(ending: str, clip: Path) -> None:
     servers = [Breaking(delta_event("Guten ") + ending) for _ in range(2)]
     engine = RemoteEngine([server.url for server in servers], "", PATIENCE_S)
     with breaking(*servers), running(settings_for_tests(), engine) as front:
-        body = httpx.post(front.url + PATH, **_scripted(clip, stream="true")).text
+        body = httpx.post(front.url + PATH, **scripted(clip, stream="true")).text
         delta, trouble = [json.loads(line.removeprefix("data: ")) for line in body.split("\n\n") if line]
         assert delta["delta"] == "Guten "
         assert (trouble["type"], trouble["error"]["code"]) == ("error", "engine_failed")
         assert sum(server.n_asked for server in servers) == 1
-        answer = httpx.post(front.url + PATH, **_scripted(clip))
+        answer = httpx.post(front.url + PATH, **scripted(clip))
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_failed")
 
 
@@ -247,7 +162,7 @@ def test_a_front_without_servers_is_not_ready_but_lives_until_they_are_back(
         with running(settings_for_tests(), engine) as front, httpx.Client(base_url=front.url) as http:
             stack.close()
             wait_until(lambda: http.get("/readyz").status_code == 503)
-            for refusal in (http.get("/readyz"), http.get("/health"), http.post(PATH, **_scripted(clip))):
+            for refusal in (http.get("/readyz"), http.get("/health"), http.post(PATH, **scripted(clip))):
                 assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "cut_off")
                 assert refusal.headers["retry-after"] == "1"
                 assert str(server.port) not in refusal.text, "where the servers are is nobody's business"
@@ -261,7 +176,7 @@ def test_a_front_without_servers_is_not_ready_but_lives_until_they_are_back(
                 assert http.get("/readyz").status_code == 503
             with running(settings_for_tests(), ScriptedTranslator("Da"), port=server.port):
                 wait_until(lambda: http.get("/readyz").status_code == 200)
-                assert http.post(PATH, **_scripted(clip)).json()["text"] == "Da"
+                assert http.post(PATH, **scripted(clip)).json()["text"] == "Da"
 
 
 @pytest.mark.slow

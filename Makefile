@@ -25,7 +25,7 @@ test: debian venv lint ## install what the tests need (first time), then run eve
 
 test-vllm: venv-vllm ## run what concerns vLLM in an environment that has it: the model, the engine, and every route on it
 	.venv-vllm/bin/python -m pytest tests/serve/engines/test_vllm_model.py tests/serve/engines/test_vllm_engine.py \
-		tests/benchmarks/traffic/test_tools.py
+		tests/benchmarks/traffic/test_tools.py tests/benchmarks/test_latency.py
 	KOMPAKT_TEST_ENGINE=vllm .venv-vllm/bin/python -m pytest $(for_every_engine)
 
 lint: venv ## ruff and mypy

@@ -9,13 +9,19 @@ from typing import Final
 
 import torch
 
-from compress import model
+from compress import dataset, export, model
+from compress import recipe as recipes
 from compress.checkpoint import POCKET, Checkpoint
+from compress.recipe_stages import Export
+from compress.training.collate import training_examples
 from compress.weights import storage
 from compress.weights.storage import Form
 
 STUDENTS: Final = POCKET.with_name("students")
 STUDENT: Final = STUDENTS / "pocket-setup2-de-export"
+
+_RECIPE: Final = "pocket-setup1-de"
+_CALIBRATION: Final = 4  # utterances: enough where only the time it takes is of interest
 
 Make = Callable[[Path], Checkpoint]
 
@@ -52,9 +58,28 @@ def nf4_decoder(directory: Path) -> Checkpoint:
     return _rewritten(POCKET, directory, Form("decoder", torch.bfloat16))
 
 
+def quantised(layout: str) -> Make:
+    """The pocket model in a layout for vLLM's kernels; roughly calibrated, as it is only to be timed."""
+    return partial(_calibrated, layout)
+
+
 def without(*layers: int) -> Make:
     """`pruned` of these layers."""
     return partial(pruned, layers)
+
+
+def _calibrated(layout: str, directory: Path) -> Checkpoint:
+    recipe = recipes.load(_RECIPE)
+    utterances = dataset.load(recipe.data, recipe.language, "train").utterances[:_CALIBRATION]
+    stage = Export.model_validate({"layout": layout, "calibration": _CALIBRATION})
+    return export.run(
+        stage,
+        Checkpoint.open(POCKET),
+        directory,
+        clip=utterances[0].audio.load(),
+        prompt=recipe.wording,
+        training=training_examples(utterances),
+    )
 
 
 def _rewritten(source: Path, directory: Path, form: Form) -> Checkpoint:

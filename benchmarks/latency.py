@@ -1,16 +1,17 @@
 """`python -m benchmarks latency`: what one caller waits for, by length of the recording and form of the model.
 
-One server holds all forms.  A caller sends a recording, reads the stream to its end, and sends the next one; all forms
-get the same recording before the next one's turn, in turning order, so that a machine busy with something else slows
-all alike.  Of every form and length: the time to the first text, the time between two tokens after it, the time to the
-end, and the real-time factor, which is that over the length of the recording.
+One server holds all forms; with `--engine vllm` each has one, as vLLM holds one model, and all compute in bf16.  A
+caller sends a recording, reads the stream to its end, and sends the next one; all forms get the same recording before
+the next one's turn, in turning order, so that a machine busy with something else slows all alike.  Of every form and
+length: the time to the first text, the time between two tokens after it, the time to the end, and the real-time
+factor, which is that over the length of the recording.
 
 What to expect.  Before the first text the server decodes the file, looks for speech, encodes it and reads the prompt:
 work that grows with the recording, of which a pruned decoder saves its share of the last part only.  Each token then
 reads all weights of the decoder once, so that its time falls with the layers: without a quarter of them to three
-quarters, and a fixed rest (the event loop, sampling, the layer-free ends of the model).  4-bit weights are unpacked
-for each use: on a CPU they are slower, not faster.  Layouts for vLLM's kernels (w4a16, int8, fp8) are not among the
-forms: the embedded engine makes them plain when it loads them; `gpu` times a 4-bit kernel.  Recordings beyond a few
+quarters, and a fixed rest (the event loop, sampling, the layer-free ends of the model).  4-bit weights that
+are unpacked for each use (nf4) are slower on a CPU, not faster.  w4a16 and int8 are for vLLM's kernels, and timed on
+vLLM only: the embedded engine makes them plain when it loads them.  Recordings beyond a few
 seconds hold several sentences, which are translated one after the other and overlap; the first text then comes after
 the first of them.
 
@@ -24,10 +25,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.progress import Progress
@@ -36,21 +37,29 @@ from rich.table import Table
 from benchmarks import forms, spread
 from benchmarks.traffic import recordings
 from benchmarks.traffic.callers import Answer, calling
-from benchmarks.traffic.server_process import serving
+from benchmarks.traffic.server_process import VLLM, serving, together
 from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
+
+Engine = Literal["transformers", "vllm"]
 
 SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 RECORDINGS: Final = 18
 FEWEST: Final = 6
 _SHORT_S: Final = 5.0
 _TO: Final = "de"
-_FORMS: Final[dict[str, forms.Make]] = {
+# of itself the engine takes fp32 for plain weights on a CPU, and bf16 where they are quantised
+_ON_VLLM: Final = ("--engine", "vllm", "--vllm-args", '{"dtype": "bfloat16"}')
+_PLAIN: Final[dict[str, forms.Make]] = {
     "pocket": forms.pocket,
     "9-of-12-layers": forms.without(5, 6, 7),
     "6-of-12-layers": forms.without(3, 4, 5, 6, 7, 8),
-    "student-qlora": forms.student,
     "student-merged": forms.merged,
+}
+# that an engine computes as they are stored
+_FORMS: Final[dict[Engine, dict[str, forms.Make]]] = {
+    "transformers": {**_PLAIN, "student-qlora": forms.student},
+    "vllm": {**_PLAIN, "w4a16": forms.quantised("w4a16"), "int8": forms.quantised("int8")},
 }
 # what is compared between forms, and how a caller would call it
 MEASURED: Final = {"first_text_s": "first text", "token_s": "between tokens", "total_s": "whole text"}
@@ -58,7 +67,9 @@ MEASURED: Final = {"first_text_s": "first text", "token_s": "between tokens", "t
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmark's flags."""
-    parser.add_argument("--forms", nargs="+", choices=list(_FORMS), default=list(_FORMS), help="default: all")
+    parser.add_argument("--engine", choices=list(_FORMS), default="transformers", help="default: transformers")
+    named = "; ".join(f"{engine}: {', '.join(there)}" for engine, there in _FORMS.items())
+    parser.add_argument("--forms", nargs="+", metavar="FORM", help=f"default: all that the engine has ({named})")
     seconds = " ".join(f"{one:g}" for one in SECONDS)
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=SECONDS, metavar="S", help=f"of each recording (default: {seconds})"
@@ -81,17 +92,27 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if min(options.seconds) <= 0 or options.recordings < 1:
         raise RecipeError("each of --seconds must be more than 0, and --recordings at least 1")
+    there = _FORMS[options.engine]
+    names = options.forms or list(there)
+    if unknown := [name for name in names if name not in there]:
+        raise RecipeError(f"engine {options.engine} has no form {unknown[0]}: choose from {', '.join(there)}")
+    if options.engine == "vllm" and not VLLM.is_file():
+        raise RecipeError("engine vllm needs an environment of its own: run `make vllm`")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        models = {name: _FORMS[name](folder / name) for name in options.forms}
-        first, *others = models.values()
-        more = [flag for one in others for flag in ("--model", str(one.path))]
-        server = stack.enter_context(serving(first.path, *more))
-        found = asyncio.run(_measure(server.url, models, options.seconds, options.recordings))
-        lengths = [_length(seconds, answers, options.forms) for seconds, answers in found.items()]
+        models = {name: there[name](folder / name) for name in names}
+        urls = _served(stack, options.engine, models)
+        found = asyncio.run(_measure(urls, models, options.seconds, options.recordings))
+        lengths = [_length(seconds, answers, names) for seconds, answers in found.items()]
         described = [{"name": name, "bytes": one.n_bytes} for name, one in models.items()]
-    _print(lengths, "one caller")
-    return {"language": _TO, "recordings": options.recordings, "forms": described, "lengths": lengths}
+    _print(lengths, f"one caller, engine {options.engine}")
+    return {
+        "engine": options.engine,
+        "language": _TO,
+        "recordings": options.recordings,
+        "forms": described,
+        "lengths": lengths,
+    }
 
 
 def how_many(seconds: float, n: int) -> int:
@@ -99,24 +120,35 @@ def how_many(seconds: float, n: int) -> int:
     return min(n, max(FEWEST, round(n * min(1.0, _SHORT_S / seconds))))
 
 
+def _served(stack: ExitStack, engine: Engine, models: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """The address of each form's server, which runs as long as the stack is open."""
+    paths = [one.path for one in models.values()]
+    if engine == "transformers":
+        more = [flag for path in paths[1:] for flag in ("--model", str(path))]
+        return dict.fromkeys(models, stack.enter_context(serving(paths[0], *more)).url)
+    servers = stack.enter_context(together([serving(path, *_ON_VLLM, python=VLLM) for path in paths]))
+    return {name: server.url for name, server in zip(models, servers, strict=True)}
+
+
 async def _measure(
-    url: str, models: Mapping[str, Checkpoint], seconds: Sequence[float], n: int
+    urls: Mapping[str, str], models: Mapping[str, Checkpoint], seconds: Sequence[float], n: int
 ) -> dict[float, dict[str, list[Answer]]]:
     """Answers by length and form, in the order of the recordings."""
     found: dict[float, dict[str, list[Answer]]] = {one: {name: [] for name in models} for one in seconds}
-    async with calling(url) as callers:
+    async with AsyncExitStack() as stack:
+        callers = {name: await stack.enter_async_context(calling(url)) for name, url in urls.items()}
         with Progress() as progress:
             numbers = {length: how_many(length, n) for length in seconds}
             task = progress.add_task("recordings", total=sum(numbers.values()) + len(seconds))
             for length in seconds:
                 warm, *sent = recordings.of_length(length, numbers[length] + 1, _TO)
-                for model in models.values():
-                    await callers.call(warm, model.name)
+                for name, model in models.items():
+                    await callers[name].call(warm, model.name)
                 progress.advance(task)
                 for number, recording in enumerate(sent):
                     turn = number % len(models)
                     for name in [*models][turn:] + [*models][:turn]:
-                        found[length][name].append(await callers.call(recording, models[name].name))
+                        found[length][name].append(await callers[name].call(recording, models[name].name))
                     progress.advance(task)
     return found
 

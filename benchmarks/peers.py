@@ -38,10 +38,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import record, spread
+from benchmarks import spread
 from benchmarks.traffic import recordings
 from benchmarks.traffic.contestants import Bare, Batched, Chat, Contestant, Published, Server
-from benchmarks.traffic.server_process import serving, serving_vllm
+from benchmarks.traffic.server_process import VLLM, serving, serving_vllm, together
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from serve.engines.transformers_engine import TransformersEngine
@@ -53,7 +53,6 @@ SECONDS: Final = 5.0
 SINGLE: Final = 5  # recordings that one caller sends, one after the other, in a round
 # the pairs that a buyer asks about: who, against whom
 AGAINST: Final = ("published", "published, batched")
-_VLLM: Final = record.ROOT / ".venv-vllm" / "bin" / "python"
 _WITHOUT_OURS: Final = {"VLLM_PLUGINS": "bitsandbytes"}
 _MOST_TOKENS: Final = 120
 _KEYS_AND_VALUES_BYTES: Final = 1 << 30
@@ -87,7 +86,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if min(options.recordings, options.repeats) < 1:
         raise RecipeError("--recordings and --repeats must be at least 1")
     checkpoint = Checkpoint.open(options.model)
-    python = None if options.no_vllm or not _VLLM.is_file() else _VLLM
+    python = None if options.no_vllm or not VLLM.is_file() else VLLM
     found = asyncio.run(_measure(checkpoint, options.recordings, options.repeats, python))
     numbers = [_numbers(name, one, found) for name, one in found.items()]
     http = _http(found)
@@ -137,28 +136,28 @@ async def _contestants(checkpoint: Checkpoint, python: Path | None) -> AsyncIter
         engine = TransformersEngine([checkpoint], max_batch=CALLERS, max_new_tokens=_MOST_TOKENS)
         stack.push_async_callback(engine.close)
         await engine.start()
+        name = checkpoint.name
         limits = ("--max-batch", str(CALLERS), "--max-new-tokens", str(_MOST_TOKENS))
-        ours = stack.enter_context(serving(checkpoint.path, *limits))
-        listed: list[Contestant] = [
-            published,
-            Batched(published),
-            Bare(engine, checkpoint.name),
-            await stack.enter_async_context(Server("our server", ours.url, checkpoint.name).connected()),
-        ]
+        flags = _vllm_flags(checkpoint)
+        starting = [serving(checkpoint.path, *limits)]
         if python is not None:
-            flags = _vllm_flags(checkpoint)
-            own = stack.enter_context(serving_vllm(python, checkpoint.path, flags, _WITHOUT_OURS))
-            plugged = stack.enter_context(serving_vllm(python, checkpoint.path, flags, {}))
-            on_vllm = stack.enter_context(serving(checkpoint.path, *limits, "--engine", "vllm", python=python))
-            listed += [
-                await stack.enter_async_context(
-                    Chat("vLLM's server, its own class", own, checkpoint.name, _MOST_TOKENS).connected()
-                ),
-                await stack.enter_async_context(
-                    Server("vLLM's server, our plugin", plugged, checkpoint.name).connected()
-                ),
-                await stack.enter_async_context(Server("our server on vLLM", on_vllm.url, checkpoint.name).connected()),
+            starting += [
+                serving_vllm(python, checkpoint.path, flags, _WITHOUT_OURS),
+                serving_vllm(python, checkpoint.path, flags, {}),
+                serving(checkpoint.path, *limits, "--engine", "vllm", python=python),
             ]
+        ours, *with_vllm = (one.url for one in stack.enter_context(together(starting)))
+        listed: list[Contestant] = [published, Batched(published), Bare(engine, name), Server("our server", ours, name)]
+        if with_vllm:
+            own, plugged, ours_on_vllm = with_vllm
+            listed += [
+                Chat("vLLM's server, its own class", own, name, _MOST_TOKENS),
+                Server("vLLM's server, our plugin", plugged, name),
+                Server("our server on vLLM", ours_on_vllm, name),
+            ]
+        for one in listed:
+            if isinstance(one, Chat | Server):
+                await stack.enter_async_context(one.connected())
         yield listed
 
 

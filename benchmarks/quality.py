@@ -9,7 +9,7 @@ BLEU, and chrF++ for German or chrF for Chinese, have sacreBLEU's signatures and
 model is compared with the first by the paired bootstrap on the same sentences.  COMET needs weights that come with no
 package: `--comet-model` names them, and `make comet` the environment.
 
-The server translates some of the recordings once more, more at a time and in another order: any text that differs then
+The server translates some of the recordings once more, fewer at a time and in another order: any text that differs then
 is counted.
 """
 
@@ -43,7 +43,7 @@ from compress.prompt import LANGUAGES
 SENTENCES: Final = 16
 HUMAN: Final = 48
 STUDENTS: Final = tuple(sorted(forms.STUDENTS.iterdir()))
-_CALLERS: Final = 4
+_CALLERS: Final = 8
 _AGAIN: Final = 64
 _LENGTHS_S: Final = (3.0, 5.0)
 # below it an interval says nothing
@@ -160,7 +160,7 @@ async def _translations(
                 sent = [one.into(language) for one in spoken]
                 bout = await callers.closed_loop(sent, checkpoint.name, _CALLERS)
                 progress.advance(task)
-                again = await callers.closed_loop(sent[:_AGAIN][::-1], checkpoint.name, 2 * _CALLERS)
+                again = await callers.closed_loop(sent[:_AGAIN][::-1], checkpoint.name, _CALLERS // 2)
                 progress.advance(task)
                 texts = [one.text or "" for one in bout.answers]
                 differ = sum(a != b.text for a, b in zip(texts, again.answers[::-1], strict=False))

@@ -34,7 +34,7 @@ def render(rows: Sequence[Row]) -> str:
 
 def _measured(row: Row) -> str:
     forms = ", ".join(f"{one['name']} {one['bytes'] / 1e6:.1f} MB" for one in row["forms"])
-    title = f"Into {LANGUAGES[row['language']].name}; {forms}:\n"
+    title = f"Engine {row['engine']}, into {LANGUAGES[row['language']].name}; {forms}:\n"
     columns = ["recordings", "form", *MEASURED.values(), "first text's tail", "real-time factor"]
     return "\n".join([title, table(columns, list(_lines(row))), ""])
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
@@ -19,6 +20,9 @@ import psutil
 
 from benchmarks import record
 from compress.errors import RecipeError
+
+# the interpreter that has vLLM, see the Makefile
+VLLM: Final = record.ROOT / ".venv-vllm" / "bin" / "python"
 
 _READY: Final = "ready at "
 _START_S: Final = 300
@@ -32,8 +36,8 @@ class ServerProcess:
     Attributes:
         url: its address.
         process: to ask for memory and open files while it runs.
-        exit_code: how it ended; None while it runs.
-        log: what it logged; complete when it has ended.
+        exit_code: how ours ended; None while it runs.
+        log: what ours logged; complete when it has ended.
     """
 
     url: str
@@ -79,8 +83,10 @@ def serving(model: Path | None, *flags: str, python: Path = Path(sys.executable)
 
 
 @contextmanager
-def serving_vllm(python: Path, model: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Iterator[str]:
-    """Starts vLLM's own OpenAI-compatible server on a free port, waits until it is healthy; the address.
+def serving_vllm(
+    python: Path, model: Path, flags: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[ServerProcess]:
+    """Starts vLLM's own OpenAI-compatible server on a free port, and waits until it is healthy.
 
     Args:
         python: of the environment that it runs in.
@@ -110,11 +116,30 @@ def serving_vllm(python: Path, model: Path, flags: Sequence[str], environment: M
     ):
         try:
             _wait_until_healthy(url, process, log)
-            yield url
+            yield ServerProcess(url, psutil.Process(process.pid))
             process.terminate()
             process.wait(_STOP_S)
         finally:
             process.kill()
+
+
+@contextmanager
+def together(servers: Sequence[AbstractContextManager[ServerProcess]]) -> Iterator[list[ServerProcess]]:
+    """Starts servers at the same time, each of which takes long by itself, and stops them one by one.
+
+    Raises:
+        RecipeError: one does not start; those that do are stopped.
+    """
+    with ExitStack() as stack:
+
+        def start(server: AbstractContextManager[ServerProcess]) -> ServerProcess:
+            started = server.__enter__()
+            stack.push(server)
+            return started
+
+        with ThreadPoolExecutor(len(servers)) as pool:
+            starting = [pool.submit(start, server) for server in servers]
+        yield [one.result() for one in starting]
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: IO[str]) -> None:

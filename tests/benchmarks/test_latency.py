@@ -30,6 +30,16 @@ def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.Captur
     assert "| 2 of 3 s | pocket | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) |" in text
 
 
+def test_vllm_takes_its_turn_where_it_is_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vllm", reason="this environment is not `make vllm`'s")
+    flags = ["--engine", "vllm", "--forms", "pocket", "--seconds", "3", "--recordings", "1"]
+    assert main(["latency", *flags, "--results", str(tmp_path)]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row["engine"] == "vllm"
+    assert row["lengths"][0]["forms"][0]["tokens"] > 1
+    assert "Engine vllm, into German; pocket 39.6 MB:" in page.render(tmp_path)
+
+
 @pytest.mark.parametrize(("seconds", "n", "wanted"), [(1, 24, 24), (5, 24, 24), (10, 24, 12), (30, 24, 6), (30, 2, 2)])
 def test_of_long_recordings_there_are_fewer(seconds: float, n: int, wanted: int) -> None:
     assert how_many(seconds, n) == wanted
@@ -40,6 +50,7 @@ def test_of_long_recordings_there_are_fewer(seconds: float, n: int, wanted: int)
     [
         (["--seconds", "0"], "each of --seconds must be more than 0"),
         (["--recordings", "0"], "--recordings at least 1"),
+        (["--forms", "w4a16"], "engine transformers has no form w4a16: choose from pocket, 9-of-12-layers"),
     ],
 )
 def test_mistakes_are_named_and_leave_no_row(

@@ -9,11 +9,9 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
-
-import torch
-import transformers
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = Path(__file__).parent / "results"
@@ -37,8 +35,7 @@ def append(file: Path, arguments: Sequence[str], numbers: dict[str, Any]) -> dic
         "machine": machine(),
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            **{package: version(package) for package in ("torch", "transformers")},
         },
         **numbers,
     }
@@ -60,6 +57,9 @@ def commit() -> str | None:
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, threads torch uses, other load (1 minute average), GPU if any."""
+    # not above: every process that a benchmark spawns imports this module
+    import torch
+
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),

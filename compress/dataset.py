@@ -91,7 +91,7 @@ class ClipAudio:
 
     def load(self, max_s: float | None = None) -> Samples:
         """See `Audio`."""
-        from compress.pocket.features import speak_repeatably
+        from compress.pocket.sound import speak_repeatably
 
         samples = speak_repeatably(self.clip)
         if max_s is not None and len(samples) > round(max_s * SAMPLE_RATE):

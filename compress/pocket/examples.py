@@ -18,8 +18,8 @@ from compress.audio import SAMPLE_RATE
 from compress.errors import KompaktError, RecipeError
 from compress.pocket import speech
 from compress.pocket.corpus import Clip, evaluation_clips
-from compress.pocket.features import speak_repeatably
 from compress.pocket.recipe import PocketRecipe
+from compress.pocket.sound import speak_repeatably
 
 # file name: what is said
 EXAMPLES: Final = {

@@ -1,4 +1,4 @@
-"""From clips to cached encoder features: speak, vary, log-mel, frozen tower, one file a clip.
+"""From clips to cached encoder features: sound, log-mel, frozen tower, one file a clip.
 
 The tower never changes, so each clip goes through it once.  A clip's file is written under another
 name and renamed when whole: a killed run goes on where it stopped.
@@ -7,73 +7,24 @@ name and renamed when whole: a killed run goes on where it stopped.
 from __future__ import annotations
 
 import os
-import random
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
 from compress import decoding
-from compress.audio import N_SAMPLES, SAMPLE_RATE, Samples
 from compress.pocket.corpus import Clip
-from compress.pocket.speech import REPEATABLE, VOICES, nothing_said, synthesise, vary
+from compress.pocket.sound import repeatable, speak
 
 Features = NDArray[np.float16]
 
 _CLIPS_PER_TASK: Final = 24
-
-
-def speak(clip: Clip) -> Samples:
-    """The clip's sound: a recording, a synthesised sentence, or no speech at all.
-
-    Returns:
-        Samples in [-1, 1], shape (n_samples,), mono, at `SAMPLE_RATE`, at most 30 s.
-    """
-    rng = random.Random(clip.seed)
-    if clip.path:
-        return _read_g722(Path(clip.path))[:N_SAMPLES]
-    if not clip.en:
-        return nothing_said(rng)[:N_SAMPLES]
-    voice = next(voice for voice in VOICES if voice.name == clip.voice)
-    samples = synthesise(clip.en, voice, rng)
-    return (vary(samples, rng) if clip.varied else samples)[:N_SAMPLES]
-
-
-def speak_repeatably(clip: Clip) -> Samples:
-    """As `speak`, in a process of its own whose speech depends on the clip alone; it stays for the next one."""
-    samples: Samples = _speaker().submit(speak, clip).result()
-    return samples
-
-
-@cache
-def _speaker() -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _leave_with_parent)
-    with _environment(REPEATABLE):
-        pool.submit(os.getpid).result()  # starts the process
-    return pool
-
-
-def _leave_with_parent() -> None:
-    """Has this process end when its parent was killed; nobody would be left to ask it anything."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def path_of(clip: Clip, directory: Path) -> Path:
@@ -100,26 +51,11 @@ def build(clips: Sequence[Clip], skeleton: Path, directory: Path, progress: Prog
     task = progress.add_task("speech and features", total=len(clips), completed=len(clips) - len(todo))
     chunks = [todo[i : i + _CLIPS_PER_TASK] for i in range(0, len(todo), _CLIPS_PER_TASK)]
     with (
-        _environment(REPEATABLE),
+        repeatable(),
         ProcessPoolExecutor(workers, get_context("spawn"), _open_worker, (skeleton, directory)) as pool,
     ):
         for future in as_completed([pool.submit(_make, chunk) for chunk in chunks]):
             progress.advance(task, future.result())
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Has processes started within see these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 class _Worker:
@@ -156,10 +92,3 @@ def _make(clips: Sequence[Clip]) -> int:
             np.save(file, features.numpy().astype(np.float16))
         temporary.replace(path)
     return len(clips)
-
-
-def _read_g722(path: Path) -> Samples:
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-    with av.open(str(path), format="g722") as container:
-        frames = [frame for block in container.decode(audio=0) for frame in resampler.resample(block)]
-    return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames])

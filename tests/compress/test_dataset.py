@@ -19,7 +19,7 @@ from compress.audio import SAMPLE_RATE, Samples
 from compress.dataset import Audio, BytesAudio, ClipAudio, Corpus, FileAudio, Reading, Utterance
 from compress.errors import AudioTooLong, CorruptAudio, LanguageError, RecipeError
 from compress.pocket.corpus import silent_clips
-from compress.pocket.features import speak
+from compress.pocket.sound import speak
 from compress.recipe import Data
 from compress.sources.splits import SPLITS
 from tests.compress.sources.corpora import sound, write_manifest

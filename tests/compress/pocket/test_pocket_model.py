@@ -17,7 +17,7 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from compress import decoding
 from compress.checkpoint import POCKET, Checkpoint
 from compress.pocket.corpus import HUMAN_DEBIAN_PACKAGE, Clip, evaluation_clips, human_prompts, silent_clips
-from compress.pocket.features import speak
+from compress.pocket.sound import speak
 from compress.pocket.speech import VOICES
 from compress.prompt import LANGUAGES, translation
 from compress.translate import translate

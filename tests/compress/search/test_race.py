@@ -15,7 +15,7 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from compress.model import decoder_layers
 from compress.pocket.corpus import Clip, evaluation_clips
-from compress.pocket.features import speak
+from compress.pocket.sound import speak
 from compress.pocket.speech import VOICES
 from compress.search.bench import encode
 from compress.search.greedy import Round, is_beaten

@@ -44,8 +44,8 @@ from compress.errors import RecipeError
 Engine = Literal["transformers", "vllm"]
 
 SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-RECORDINGS: Final = 12
-FEWEST: Final = 5
+RECORDINGS: Final = 10
+FEWEST: Final = 4
 _SHORT_S: Final = 5.0
 _TO: Final = "de"
 # of itself the engine takes fp32 for plain weights on a CPU, and bf16 where they are quantised

@@ -47,7 +47,7 @@ from compress.errors import RecipeError
 from serve.engines.transformers_engine import TransformersEngine
 
 CALLERS: Final = 8
-RECORDINGS: Final = 24
+RECORDINGS: Final = 16
 REPEATS: Final = 3
 SECONDS: Final = 5.0
 SINGLE: Final = 5  # recordings that one caller sends, one after the other, in a round

@@ -40,11 +40,11 @@ from compress.dataset import ClipAudio, Utterance
 from compress.errors import RecipeError
 from compress.prompt import LANGUAGES
 
-SENTENCES: Final = 16
+SENTENCES: Final = 12
 HUMAN: Final = 48
 STUDENTS: Final = tuple(sorted(forms.STUDENTS.iterdir()))
 _CALLERS: Final = 8
-_AGAIN: Final = 64
+_AGAIN: Final = 24
 _LENGTHS_S: Final = (3.0, 5.0)
 # below it an interval says nothing
 _FEWEST: Final = 10

@@ -60,4 +60,4 @@ def _signatures(models: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _differing(models: Sequence[Mapping[str, Any]], n: int) -> list[str]:
     told = ", ".join(f"{model['name']} {model['differ']}" for model in models)
-    return [f"- Texts that were others when more callers asked at once, of {n}: {told}."]
+    return [f"- Texts that differed when they were asked for again, in another order, of {n}: {told}."]

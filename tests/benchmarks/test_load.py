@@ -26,12 +26,12 @@ def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.Captur
     assert one["to_first"] == {"median": 1, "low": 1, "high": 1}
     assert three["to_first"]["median"] > 0 < row["formats"]["mp3_to_wav"]["median"]
     (opened,) = row["open"]
-    assert (opened["share"], opened["calls"], opened["refused"]) == (0.8, 6, 0)
+    assert (opened["share"], opened["calls"], opened["refused"]) == (0.8, 5, 0)
     assert 0 < opened["first_text_s"]["p50"] <= opened["first_text_s"]["p99"] <= opened["total_s"]["p99"]
     assert row["tools"] == []
     text = page.render(tmp_path)
-    assert "| 80% | 0 of 6 |" in text
-    assert "48 kHz stereo mp3 from 8 callers" in text
+    assert "| 80% | 0 of 5 |" in text
+    assert "48 kHz stereo mp3 from 3 callers" in text
 
 
 def test_goodput_counts_calls_that_were_answered_in_time() -> None:

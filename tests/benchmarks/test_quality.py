@@ -37,7 +37,8 @@ def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.Captur
     assert all(one["differ"] == 0 for each in row["languages"] for one in each["models"])
     text = page.render(tmp_path)
     assert "**German**, 30 recordings" in text
-    assert f"- Texts that were others when more callers asked at once, of 30: pocket 0, {Path(student).name} 0." in text
+    differed = f"of 24: pocket 0, {Path(student).name} 0."
+    assert f"- Texts that differed when they were asked for again, in another order, {differed}" in text
 
 
 def test_mistakes_are_named_and_leave_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,8 @@ test: debian venv lint ## install what the tests need (first time), then run eve
 
 test-vllm: venv-vllm ## run what concerns vLLM in an environment that has it: the model, the engine, and every route on it
 	.venv-vllm/bin/python -m pytest tests/serve/engines/test_vllm_model.py tests/serve/engines/test_vllm_engine.py \
-		tests/benchmarks/traffic/test_tools.py tests/benchmarks/test_latency.py
+		tests/benchmarks/test_cross_check.py tests/benchmarks/test_latency.py \
+		tests/benchmarks/traffic/test_tools.py
 	KOMPAKT_TEST_ENGINE=vllm .venv-vllm/bin/python -m pytest $(for_every_engine)
 
 lint: venv ## ruff and mypy
@@ -53,7 +54,7 @@ results: venv ## write benchmarks/RESULTS.md and its figures from all results
 comet: ## install COMET beside the rest, in .venv-comet (Python 3.11 or 3.12)
 	@requirements/venv.sh .venv-comet requirements/comet.txt
 
-guidellm: ## install GuideLLM beside the rest, in .venv-guidellm: `python -m benchmarks load` then asks it, too
+guidellm: ## install GuideLLM beside the rest, in .venv-guidellm: `python -m benchmarks cross-check` then asks it, too
 	@requirements/venv.sh .venv-guidellm requirements/guidellm.txt
 
 quantise: ## install llm-compressor beside the rest, in .venv-quantise: it writes the layouts w4a16, int8 and fp8

@@ -30,6 +30,7 @@ class Program(Protocol):
 # the module of each, imported when it is asked for: what one needs, others do without
 PROGRAMS: Final = {
     "batching": ("batching", "the embedded engine under several clients, against one"),
+    "cross-check": ("cross_check", "what other people's benchmarks find of our server, over what ours finds"),
     "encoder": ("encoder", "the encoder on valid frames against the padded window"),
     "fast-search": ("fast_search", "how often the approximate layer search chooses what the exact one does"),
     "footprint": ("footprint", "what checkpoints take: bytes, time to load, a cold request, memory"),

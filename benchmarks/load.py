@@ -11,10 +11,6 @@ without end, so that a server has to refuse.
 been played twice.  *RTFx* are seconds of audio translated a second.  *Formats*: the same sentences as 16 kHz wav and
 as 48 kHz stereo mp3, which has to be decoded and resampled first.
 
-*Other tools*: vLLM's own benchmark of servers (`vllm bench serve --backend openai-audio`) and GuideLLM, where they are
-installed, call the same server with the same recordings, in turn with our callers: what they find, over what we find.
-Near 1 means that our figures are not of our own making.
-
 How.  All passes go through one server; there are more places than callers in the closed loop, and in the open loop
 callers are refused when it is full.  Closed-loop passes are repeated in turning order, and ratios taken repeat by
 repeat.
@@ -26,7 +22,6 @@ import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, get_args
 
 from rich.console import Console
@@ -34,7 +29,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import spread
-from benchmarks.traffic import recordings, tools
+from benchmarks.traffic import recordings
 from benchmarks.traffic.callers import Answer, Bout, Callers, calling
 from benchmarks.traffic.recordings import Format, Recording
 from benchmarks.traffic.server_process import serving
@@ -48,7 +43,6 @@ REPEATS: Final = 3
 FIRST_TEXT_S: Final = 1.0
 LENGTHS: Final = 2.0
 PLACES: Final = 16  # in the open loop
-_WITH_TOOLS: Final = 4  # callers
 _FORMAT_CLIENTS: Final = 8  # or the nearest that is measured
 
 
@@ -72,7 +66,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--recordings", type=int, default=RECORDINGS, metavar="N", help=f"a pass (default: {RECORDINGS})"
     )
     parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"of a pass (default: {REPEATS})")
-    parser.add_argument("--no-tools", action="store_true", help="leave out what other tools find")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -84,15 +77,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if min(*options.clients, *options.shares, options.recordings, options.repeats) <= 0:
         raise RecipeError("--clients, --shares, --recordings and --repeats must be more than 0")
     checkpoint = Checkpoint.open(options.model)
-    with TemporaryDirectory() as folder, Progress() as progress:
+    with Progress() as progress:
         load = Load(checkpoint, options.recordings, options.repeats, progress)
         with serving(checkpoint.path, "--max-requests", str(max(64, *options.clients))) as server:
             closed, formats = asyncio.run(load.closed(server.url, options.clients))
-            others = [] if options.no_tools else load.tools(server.url, Path(folder))
         best_per_s = max(one["per_s"] for one in closed)
         with serving(checkpoint.path, "--max-requests", str(PLACES)) as server:
             opened = asyncio.run(load.opened(server.url, options.shares, best_per_s))
-    numbers = {"closed": closed, "formats": formats, "open": opened, "tools": others}
+    numbers = {"closed": closed, "formats": formats, "open": opened}
     _print(numbers, f"{checkpoint.name}, {options.recordings} recordings, {options.repeats} repeats")
     return {
         "model": {"name": checkpoint.name, "bytes": checkpoint.n_bytes},
@@ -152,39 +144,6 @@ class Load:
                 found.append({"share": share, **_opened(bouts)})
         return found
 
-    def tools(self, url: str, folder: Path) -> list[dict[str, Any]]:
-        """What other tools find with the same recordings, over what our callers find."""
-        found = []
-        for tool in tools.installed():
-            theirs: list[tools.Finding] = []
-            ours: list[Bout] = []
-            task = self._progress.add_task(tool.name, total=self._repeats)
-            for _ in range(self._repeats):
-                ours.append(asyncio.run(self._with_tools(url)))
-                theirs.append(tool.measure(url, self._checkpoint, self._in_german(), _WITH_TOOLS, folder))
-                self._progress.advance(task)
-            found.append(
-                {
-                    "tool": tool.name,
-                    "clients": _WITH_TOOLS,
-                    "answered": sum(one.n_answered for one in theirs),
-                    "of": self._repeats * len(self._in_german()),
-                    "per_s": spread.ratios([one.per_s for one in theirs], [one.per_s for one in ours]),
-                    "first_text": spread.ratios(
-                        [one.first_text_s for one in theirs], [_first_texts(one)["p50"] for one in ours]
-                    ),
-                }
-            )
-        return found
-
-    def _in_german(self) -> list[Recording]:
-        """What the other tools can send: all into one language."""
-        return [one for one in self._sent["wav"] if one.to_language == "de"]
-
-    async def _with_tools(self, url: str) -> Bout:
-        async with calling(url) as callers:
-            return await callers.closed_loop(self._in_german(), self._checkpoint.name, _WITH_TOOLS)
-
     async def _pass(
         self, callers: Callers, audio_format: Format, n_clients: int, sent: Sequence[Recording] | None = None
     ) -> Bout:
@@ -222,10 +181,6 @@ def _waits(bouts: Sequence[Bout]) -> dict[str, Any]:
     }
 
 
-def _first_texts(bout: Bout) -> spread.Spread:
-    return spread.tails([one.first_text_s for one in bout.answers if one.first_text_s is not None])
-
-
 def _meets_the_objective(answer: Answer) -> bool:
     return (
         answer.first_text_s is not None
@@ -248,11 +203,6 @@ def _print(numbers: Mapping[str, Any], title: str) -> None:
         table.add_row(*cells, *_shown_waits(one))
     console.print(table)
     console.print(f"mp3: {spread.shown(numbers['formats']['mp3_to_wav'])} times the throughput of wav")
-    for one in numbers["tools"]:
-        console.print(
-            f"{one['tool']}: {spread.shown(one['per_s'])} times the throughput that we find, "
-            f"{spread.shown(one['first_text'])} times the first text; {one['answered']} of {one['of']} answered"
-        )
 
 
 def _shown_waits(one: Mapping[str, Any]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
 from benchmarks.spread import shown
 
-FOUND: Final = ("closed", "formats", "open", "tools")  # what a row found; the rest are settings
+FOUND: Final = ("closed", "formats", "open")  # what a row found; the rest are settings
 
 _HEAD: Final = """\
 ## Many callers
@@ -56,18 +56,9 @@ def _measured(row: Row) -> str:
             f"{title}, open loop, {row['places']} places:\n",
             opened,
             "",
-            *map(_tool, row["tools"]),
         ]
     )
 
 
 def _waits(one: Mapping[str, Any]) -> tuple[str, str]:
     return ", ".join(f"{value:.2f}" for value in one["first_text_s"].values()) + " s", f"{one['goodput']:.0%}"
-
-
-def _tool(one: Mapping[str, Any]) -> str:
-    return (
-        f"*{one['tool']}* finds {shown(one['per_s'])} times the throughput that our callers find in the same run, and "
-        f"{shown(one['first_text'])} times the time to the first text ({one['clients']} callers, {one['answered']} of "
-        f"{one['of']} answered).\n"
-    )

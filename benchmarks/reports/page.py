@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from benchmarks import paper_tables, record, rows
 from benchmarks.reports import (
     batching,
+    cross_check,
     encoder,
     fast_search,
     figures,
@@ -66,6 +67,7 @@ SECTIONS: Final[dict[str, Section]] = {
     "peers": peers,
     "latency": latency,
     "load": load,
+    "cross-check": cross_check,
     "footprint": footprint,
     "speed-of-light": speed_of_light,
     "gpu": gpu,

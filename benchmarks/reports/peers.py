@@ -39,7 +39,8 @@ def render(rows: Sequence[Row]) -> str:
 
 def _measured(row: Row) -> str:
     columns = ["", "sooner than published", *(f"more than {name}" for name in AGAINST), "same"]
-    title = f"{row['model']['name']}, {row['recordings']} recordings, {row['repeats']} rounds:\n"
+    times = f"{row['recordings']} recordings, {row['repeats']} rounds"
+    title = f"{row['model']['name']}, {times}, on {row['machine']['cpu']}:\n"
     costs = ", ".join(_COSTS[name].format(shown(cost)) for name, cost in row["http"].items())
     lines = [_line(one, row["recordings"]) for one in row["contestants"]]
     return "\n".join([title, table(columns, lines), f"\nWhat HTTP costs: {costs}.\n"])

@@ -18,7 +18,7 @@ SENT = Recording(b"", 4.0, "de", np.zeros(0, np.float32))
 
 
 def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--clients", "1", "3", "--shares", "0.8", "--recordings", "6", "--repeats", "1", "--no-tools"]
+    flags = ["--clients", "1", "3", "--shares", "0.8", "--recordings", "6", "--repeats", "1"]
     assert main(["load", *flags, "--results", str(tmp_path)]) == 0
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
     one, three = row["closed"]
@@ -28,7 +28,6 @@ def test_measures_prints_and_appends_a_row(tmp_path: Path, capsys: pytest.Captur
     (opened,) = row["open"]
     assert (opened["share"], opened["calls"], opened["refused"]) == (0.8, 5, 0)
     assert 0 < opened["first_text_s"]["p50"] <= opened["first_text_s"]["p99"] <= opened["total_s"]["p99"]
-    assert row["tools"] == []
     text = page.render(tmp_path)
     assert "| 80% | 0 of 5 |" in text
     assert "48 kHz stereo mp3 from 3 callers" in text

@@ -11,8 +11,9 @@
 All run at the same time on one machine, in fp32, each in a process with all cores and with its model loaded and warmed
 up, and idle while another is measured.  *First text*: one caller, recordings of five seconds one by one, of each of
 which *published* makes him wait for the whole text; a round counts their median.  *Throughput*: all recordings by eight
-callers, or in eights.  Rounds take the contestants in turning order; ratios are taken round by round: their median and
-quartiles.  Texts are compared with *published*'s: a faster way to other texts would be no faster way.
+callers, or in eights.  No recording comes twice, as vLLM would remember what its encoder made of it.  Rounds take the
+contestants in turning order; ratios are taken round by round: their median and quartiles.  Texts are compared with
+*published*'s: a faster way to other texts would be no faster way.
 
 What to expect.  A sentence of 3–5 s fills a tenth to a sixth of the window, so an encoder that skips the padding does
 several times less work until the first text; a text's other tokens cost the same, alone, and nearly nothing more for
@@ -30,7 +31,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,9 @@ from rich.table import Table
 from benchmarks import spread
 from benchmarks.traffic import recordings
 from benchmarks.traffic.contestants import Bare, Batched, Chat, Contestant, Published, Server
+from benchmarks.traffic.recordings import Recording
 from benchmarks.traffic.server_process import VLLM, serving, serving_vllm, together
+from compress.audio import decode
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 from serve.engines.transformers_engine import TransformersEngine
@@ -60,7 +63,7 @@ _KEYS_AND_VALUES_BYTES: Final = 1 << 30
 
 @dataclass
 class _Found:
-    """What one contestant did, a value a round."""
+    """What one contestant did: a value a round, and the texts of all rounds."""
 
     first_text_s: list[float]
     per_s: list[float]
@@ -104,28 +107,35 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _measure(checkpoint: Checkpoint, n: int, repeats: int, python: Path | None) -> dict[str, _Found]:
-    sent = recordings.single(n)
-    warm, *single = recordings.of_length(SECONDS, SINGLE + 1, "de")
+    several = [_as_sent(one) for one in recordings.single(CALLERS + n * repeats)]
+    single = [_as_sent(one) for one in recordings.of_length(SECONDS, 1 + SINGLE * repeats, "de")]
     async with _contestants(checkpoint, python) as contestants:
         found = {one.name: _Found([], [], []) for one in contestants}
         with Progress() as progress:
             task = progress.add_task("rounds", total=(repeats + 1) * len(contestants))
             for one in contestants:
-                await one.ask(warm)
-                await one.ask_all(sent[:CALLERS], CALLERS)
+                await one.ask(single[0])
+                await one.ask_all(several[:CALLERS], CALLERS)
                 progress.advance(task)
             for number in range(repeats):
+                alone = single[1 + SINGLE * number :][:SINGLE]
+                sent = several[CALLERS + n * number :][:n]
                 turn = number % len(contestants)
                 for one in contestants[turn:] + contestants[:turn]:
                     mine = found[one.name]
                     if one.answers_singly:
-                        waits = [(await one.ask(recording)).first_text_s for recording in single]
+                        waits = [(await one.ask(recording)).first_text_s for recording in alone]
                         mine.first_text_s.append(statistics.median(waits))
                     started = time.perf_counter()
-                    mine.texts = [text.text for text in await one.ask_all(sent, CALLERS)]
+                    mine.texts += [text.text for text in await one.ask_all(sent, CALLERS)]
                     mine.per_s.append(n / (time.perf_counter() - started))
                     progress.advance(task)
         return found
+
+
+def _as_sent(recording: Recording) -> Recording:
+    """With the samples that are in the file, so that who gets no file hears the same."""
+    return replace(recording, samples=decode(recording.audio))
 
 
 @asynccontextmanager
@@ -179,6 +189,7 @@ def _numbers(name: str, one: _Found, found: Mapping[str, _Found]) -> dict[str, A
     published = found[AGAINST[0]]
     return {
         "name": name,
+        "texts": len(one.texts),
         "same_texts": sum(a == b for a, b in zip(one.texts, published.texts, strict=True)),
         "first_text_s": spread.quartiles(one.first_text_s) if one.first_text_s else None,
         "per_s": spread.quartiles(one.per_s),

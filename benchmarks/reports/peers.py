@@ -47,6 +47,7 @@ def _measured(row: Row) -> str:
 
 
 def _line(one: dict[str, Any], n: int) -> list[str]:
+    # the first rows kept one round's texts, of n recordings
     sooner = one["sooner_than"].get(AGAINST[0])
     more = (shown(one["more_than"][name]) for name in AGAINST)
-    return [one["name"], shown(sooner) if sooner else "–", *more, f"{one['same_texts']} of {n}"]
+    return [one["name"], shown(sooner) if sooner else "–", *more, f"{one['same_texts']} of {one.get('texts', n)}"]

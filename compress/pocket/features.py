@@ -20,7 +20,8 @@ from rich.progress import Progress
 
 from compress import decoding
 from compress.pocket.corpus import Clip
-from compress.pocket.sound import repeatable, speak
+from compress.pocket.sound import speak
+from compress.pocket.speech import speak_the_same_again
 
 Features = NDArray[np.float16]
 
@@ -50,10 +51,7 @@ def build(clips: Sequence[Clip], skeleton: Path, directory: Path, progress: Prog
     todo = [clip for clip in clips if not path_of(clip, directory).is_file()]
     task = progress.add_task("speech and features", total=len(clips), completed=len(clips) - len(todo))
     chunks = [todo[i : i + _CLIPS_PER_TASK] for i in range(0, len(todo), _CLIPS_PER_TASK)]
-    with (
-        repeatable(),
-        ProcessPoolExecutor(workers, get_context("spawn"), _open_worker, (skeleton, directory)) as pool,
-    ):
+    with ProcessPoolExecutor(workers, get_context("spawn"), _open_worker, (skeleton, directory)) as pool:
         for future in as_completed([pool.submit(_make, chunk) for chunk in chunks]):
             progress.advance(task, future.result())
 
@@ -70,6 +68,7 @@ class _Worker:
 def _open_worker(skeleton: Path, directory: Path) -> None:
     from compress.checkpoint import Checkpoint
 
+    speak_the_same_again()
     torch.set_num_threads(1)
     _Worker.parent = os.getppid()
     checkpoint = Checkpoint.open(skeleton)

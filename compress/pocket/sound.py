@@ -9,9 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 
 from compress.audio import N_SAMPLES, SAMPLE_RATE, Samples
 from compress.pocket.corpus import Clip
-from compress.pocket.speech import REPEATABLE, VOICES, nothing_said, synthesise, vary
+from compress.pocket.speech import VOICES, nothing_said, speak_the_same_again, synthesise, vary
 
 
 def speak(clip: Clip) -> Samples:
@@ -48,14 +46,12 @@ def speak_repeatably(clip: Clip) -> Samples:
 
 @cache
 def _speaker() -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _leave_with_parent)
-    with repeatable():
-        pool.submit(os.getpid).result()  # starts the process
-    return pool
+    return ProcessPoolExecutor(1, get_context("spawn"), _open_speaker)
 
 
-def _leave_with_parent() -> None:
-    """Has this process end when its parent was killed; nobody would be left to ask it anything."""
+def _open_speaker() -> None:
+    """Prepares this process, which also ends when its parent is killed; nobody would be left to ask it anything."""
+    speak_the_same_again()
     parent = os.getppid()
 
     def watch() -> None:
@@ -64,21 +60,6 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def repeatable() -> Iterator[None]:
-    """Has processes that are started within speak the same however much they have spoken before."""
-    before = {name: os.environ.get(name) for name in REPEATABLE}
-    os.environ.update(REPEATABLE)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _read_g722(path: Path) -> Samples:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,9 +22,7 @@ from compress.errors import RecipeError
 DEBIAN_PACKAGES: Final = ("flite", "festival", "festvox-kallpc16k", "festvox-kdlpc16k", "espeak-ng")
 _SYNTHESIS_TIMEOUT_S: Final = 60
 
-# Environment of a process whose speech depends on text, voice and seed alone.  pico reads memory that it never wrote;
-# with this glibc fills new blocks with the complement of the byte, zero, and pico sounds as in a fresh process.
-REPEATABLE: Final = {"GLIBC_TUNABLES": "glibc.malloc.perturb=255"}
+_M_PERTURB: Final = -6  # in glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ def check_installed() -> None:
         raise RecipeError(
             f"speech synthesisers missing: {', '.join(missing)}; Debian packages: {' '.join(DEBIAN_PACKAGES)}"
         )
+
+
+def speak_the_same_again() -> None:
+    """Has this process' speech depend on text, voice and seed alone, not on what it spoke before.
+
+    pico reads memory that it never wrote; with this, glibc fills new blocks with the complement of the byte, zero, and
+    pico sounds as in a fresh process.  It slows down every allocation, so it is for processes that only speak.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_PERTURB, 255)
 
 
 def synthesise(text: str, voice: Voice, rng: random.Random) -> Samples:

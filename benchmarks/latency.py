@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
@@ -37,14 +38,15 @@ from rich.table import Table
 from benchmarks import forms, spread
 from benchmarks.traffic import recordings
 from benchmarks.traffic.callers import Answer, calling
-from benchmarks.traffic.server_process import VLLM, serving, together
+from benchmarks.traffic.recordings import Recording
+from benchmarks.traffic.server_process import VLLM, ServerProcess, serving, starting
 from compress.checkpoint import Checkpoint
 from compress.errors import RecipeError
 
 Engine = Literal["transformers", "vllm"]
 
 SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-RECORDINGS: Final = 10
+RECORDINGS: Final = 8
 FEWEST: Final = 4
 _SHORT_S: Final = 5.0
 _TO: Final = "de"
@@ -98,11 +100,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise RecipeError(f"engine {options.engine} has no form {unknown[0]}: choose from {', '.join(there)}")
     if options.engine == "vllm" and not VLLM.is_file():
         raise RecipeError("engine vllm needs an environment of its own: run `make vllm`")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        models = {name: there[name](folder / name) for name in names}
-        urls = _served(stack, options.engine, models)
-        found = asyncio.run(_measure(urls, models, options.seconds, options.recordings))
+    with TemporaryDirectory() as folder:
+        models = {name: there[name](Path(folder) / name) for name in names}
+        with starting(_servers(options.engine, models)) as servers:
+            numbers = {seconds: how_many(seconds, options.recordings) for seconds in options.seconds}
+            sent = {seconds: recordings.of_length(seconds, n + 1, _TO) for seconds, n in numbers.items()}
+            found = asyncio.run(_measure([one.result().url for one in servers], models, sent))
         lengths = [_length(seconds, answers, names) for seconds, answers in found.items()]
         described = [{"name": name, "bytes": one.n_bytes} for name, one in models.items()]
     _print(lengths, f"one caller, engine {options.engine}")
@@ -120,35 +123,34 @@ def how_many(seconds: float, n: int) -> int:
     return min(n, max(FEWEST, round(n * min(1.0, _SHORT_S / seconds))))
 
 
-def _served(stack: ExitStack, engine: Engine, models: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """The address of each form's server, which runs as long as the stack is open."""
+def _servers(engine: Engine, models: Mapping[str, Checkpoint]) -> list[AbstractContextManager[ServerProcess]]:
+    """One for all forms, or one for each."""
     paths = [one.path for one in models.values()]
-    if engine == "transformers":
-        more = [flag for path in paths[1:] for flag in ("--model", str(path))]
-        return dict.fromkeys(models, stack.enter_context(serving(paths[0], *more)).url)
-    servers = stack.enter_context(together([serving(path, *_ON_VLLM, python=VLLM) for path in paths]))
-    return {name: server.url for name, server in zip(models, servers, strict=True)}
+    if engine == "vllm":
+        return [serving(path, *_ON_VLLM, python=VLLM) for path in paths]
+    more = [flag for path in paths[1:] for flag in ("--model", str(path))]
+    return [serving(paths[0], *more)]
 
 
 async def _measure(
-    urls: Mapping[str, str], models: Mapping[str, Checkpoint], seconds: Sequence[float], n: int
+    urls: Sequence[str], models: Mapping[str, Checkpoint], sent: Mapping[float, Sequence[Recording]]
 ) -> dict[float, dict[str, list[Answer]]]:
-    """Answers by length and form, in the order of the recordings."""
-    found: dict[float, dict[str, list[Answer]]] = {one: {name: [] for name in models} for one in seconds}
+    """Answers by length and form, in the order of the recordings, the first of which only warms up."""
+    found: dict[float, dict[str, list[Answer]]] = {length: {name: [] for name in models} for length in sent}
     async with AsyncExitStack() as stack:
-        callers = {name: await stack.enter_async_context(calling(url)) for name, url in urls.items()}
+        # to as many servers as there are, or all to the only one
+        callers = [await stack.enter_async_context(calling(url)) for url in urls]
+        asked = dict(zip(models, itertools.cycle(callers), strict=False))
         with Progress() as progress:
-            numbers = {length: how_many(length, n) for length in seconds}
-            task = progress.add_task("recordings", total=sum(numbers.values()) + len(seconds))
-            for length in seconds:
-                warm, *sent = recordings.of_length(length, numbers[length] + 1, _TO)
+            task = progress.add_task("recordings", total=sum(map(len, sent.values())))
+            for length, (warm, *others) in sent.items():
                 for name, model in models.items():
-                    await callers[name].call(warm, model.name)
+                    await asked[name].call(warm, model.name)
                 progress.advance(task)
-                for number, recording in enumerate(sent):
+                for number, recording in enumerate(others):
                     turn = number % len(models)
                     for name in [*models][turn:] + [*models][:turn]:
-                        found[length][name].append(await callers[name].call(recording, models[name].name))
+                        found[length][name].append(await asked[name].call(recording, models[name].name))
                     progress.advance(task)
     return found
 

@@ -11,8 +11,8 @@ without end, so that a server has to refuse.
 been played twice.  *RTFx* are seconds of audio translated a second.  *Formats*: the same sentences as 16 kHz wav and
 as 48 kHz stereo mp3, which has to be decoded and resampled first.
 
-How.  All passes go through one server; there are more places than callers in the closed loop, and in the open loop
-callers are refused when it is full.  Closed-loop passes are repeated in turning order, and ratios taken repeat by
+How.  There are two servers, one of them idle: that of the closed loop has more places than callers, and that of the
+open loop refuses callers when it is full.  Closed-loop passes are repeated in turning order, and ratios taken repeat by
 repeat.
 """
 
@@ -32,13 +32,13 @@ from benchmarks import spread
 from benchmarks.traffic import recordings
 from benchmarks.traffic.callers import Answer, Bout, Callers, calling
 from benchmarks.traffic.recordings import Format, Recording
-from benchmarks.traffic.server_process import serving
+from benchmarks.traffic.server_process import serving, starting
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
 
 CLIENTS: Final = (1, 2, 4, 8, 16, 32)
 SHARES: Final = (0.5, 0.8, 1.0, 1.5)
-RECORDINGS: Final = 32
+RECORDINGS: Final = 24
 REPEATS: Final = 3
 FIRST_TEXT_S: Final = 1.0
 LENGTHS: Final = 2.0
@@ -77,13 +77,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if min(*options.clients, *options.shares, options.recordings, options.repeats) <= 0:
         raise RecipeError("--clients, --shares, --recordings and --repeats must be more than 0")
     checkpoint = Checkpoint.open(options.model)
-    with Progress() as progress:
+    places = (max(64, *options.clients), PLACES)
+    with (
+        starting([serving(checkpoint.path, "--max-requests", str(one)) for one in places]) as (wide, narrow),
+        Progress() as progress,
+    ):
         load = Load(checkpoint, options.recordings, options.repeats, progress)
-        with serving(checkpoint.path, "--max-requests", str(max(64, *options.clients))) as server:
-            closed, formats = asyncio.run(load.closed(server.url, options.clients))
+        wide_url, narrow_url = wide.result().url, narrow.result().url
+        closed, formats = asyncio.run(load.closed(wide_url, options.clients))
         best_per_s = max(one["per_s"] for one in closed)
-        with serving(checkpoint.path, "--max-requests", str(PLACES)) as server:
-            opened = asyncio.run(load.opened(server.url, options.shares, best_per_s))
+        opened = asyncio.run(load.opened(narrow_url, options.shares, best_per_s))
     numbers = {"closed": closed, "formats": formats, "open": opened}
     _print(numbers, f"{checkpoint.name}, {options.recordings} recordings, {options.repeats} repeats")
     return {

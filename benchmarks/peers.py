@@ -30,7 +30,8 @@ import json
 import statistics
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -43,10 +44,11 @@ from benchmarks import spread
 from benchmarks.traffic import recordings
 from benchmarks.traffic.contestants import Bare, Batched, Chat, Contestant, Published, Server
 from benchmarks.traffic.recordings import Recording
-from benchmarks.traffic.server_process import VLLM, serving, serving_vllm, together
+from benchmarks.traffic.server_process import VLLM, ServerProcess, serving, serving_vllm, starting
 from compress.audio import decode
 from compress.checkpoint import POCKET, Checkpoint
 from compress.errors import RecipeError
+from serve.engines import vllm_engine
 from serve.engines.transformers_engine import TransformersEngine
 
 CALLERS: Final = 8
@@ -107,30 +109,35 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _measure(checkpoint: Checkpoint, n: int, repeats: int, python: Path | None) -> dict[str, _Found]:
-    several = [_as_sent(one) for one in recordings.single(CALLERS + n * repeats)]
-    single = [_as_sent(one) for one in recordings.of_length(SECONDS, 1 + SINGLE * repeats, "de")]
-    async with _contestants(checkpoint, python) as contestants:
-        found = {one.name: _Found([], [], []) for one in contestants}
-        with Progress() as progress:
-            task = progress.add_task("rounds", total=(repeats + 1) * len(contestants))
-            for one in contestants:
-                await one.ask(single[0])
-                await one.ask_all(several[:CALLERS], CALLERS)
-                progress.advance(task)
-            for number in range(repeats):
-                alone = single[1 + SINGLE * number :][:SINGLE]
-                sent = several[CALLERS + n * number :][:n]
-                turn = number % len(contestants)
-                for one in contestants[turn:] + contestants[:turn]:
-                    mine = found[one.name]
-                    if one.answers_singly:
-                        waits = [(await one.ask(recording)).first_text_s for recording in alone]
-                        mine.first_text_s.append(statistics.median(waits))
-                    started = time.perf_counter()
-                    mine.texts += [text.text for text in await one.ask_all(sent, CALLERS)]
-                    mine.per_s.append(n / (time.perf_counter() - started))
+    with starting(_servers(checkpoint, python)) as servers:
+        several = [_as_sent(one) for one in recordings.single(CALLERS + n * repeats)]
+        single = [_as_sent(one) for one in recordings.of_length(SECONDS, 1 + SINGLE * repeats, "de")]
+        async with _contestants(checkpoint, servers) as contestants:
+            found = {one.name: _Found([], [], []) for one in contestants}
+            with Progress() as progress:
+                task = progress.add_task("rounds", total=(repeats + 1) * len(contestants))
+                for one in contestants:
+                    await one.ask(single[0])
+                    await one.ask_all(several[:CALLERS], CALLERS)
                     progress.advance(task)
-        return found
+                for number in range(repeats):
+                    alone = single[1 + SINGLE * number :][:SINGLE]
+                    sent = several[CALLERS + n * number :][:n]
+                    turn = number % len(contestants)
+                    for one in contestants[turn:] + contestants[:turn]:
+                        await _take_part(one, alone, sent, found[one.name])
+                        progress.advance(task)
+    return found
+
+
+async def _take_part(one: Contestant, alone: Sequence[Recording], sent: Sequence[Recording], found: _Found) -> None:
+    """A contestant's part of a round."""
+    if one.answers_singly:
+        waits = [(await one.ask(recording)).first_text_s for recording in alone]
+        found.first_text_s.append(statistics.median(waits))
+    started = time.perf_counter()
+    found.texts += [text.text for text in await one.ask_all(sent, CALLERS)]
+    found.per_s.append(len(sent) / (time.perf_counter() - started))
 
 
 def _as_sent(recording: Recording) -> Recording:
@@ -138,25 +145,33 @@ def _as_sent(recording: Recording) -> Recording:
     return replace(recording, samples=decode(recording.audio))
 
 
+def _servers(checkpoint: Checkpoint, python: Path | None) -> list[AbstractContextManager[ServerProcess]]:
+    """Ours, and where there is vLLM, its own with its own class, its own with our plugin, and ours on it."""
+    limits = ("--max-batch", str(CALLERS), "--max-new-tokens", str(_MOST_TOKENS))
+    ours = serving(checkpoint.path, *limits)
+    if python is None:
+        return [ours]
+    flags, settings = _vllm_flags(checkpoint), vllm_engine.environment()
+    return [
+        ours,
+        serving_vllm(python, checkpoint.path, flags, settings | _WITHOUT_OURS),
+        serving_vllm(python, checkpoint.path, flags, settings),
+        serving(checkpoint.path, *limits, "--engine", "vllm", python=python),
+    ]
+
+
 @asynccontextmanager
-async def _contestants(checkpoint: Checkpoint, python: Path | None) -> AsyncIterator[list[Contestant]]:
+async def _contestants(
+    checkpoint: Checkpoint, servers: Sequence[Future[ServerProcess]]
+) -> AsyncIterator[list[Contestant]]:
     """All of them, loaded."""
+    name = checkpoint.name
     async with AsyncExitStack() as stack:
         published = await stack.enter_async_context(Published(checkpoint, _MOST_TOKENS).started())
         engine = TransformersEngine([checkpoint], max_batch=CALLERS, max_new_tokens=_MOST_TOKENS)
         stack.push_async_callback(engine.close)
         await engine.start()
-        name = checkpoint.name
-        limits = ("--max-batch", str(CALLERS), "--max-new-tokens", str(_MOST_TOKENS))
-        flags = _vllm_flags(checkpoint)
-        starting = [serving(checkpoint.path, *limits)]
-        if python is not None:
-            starting += [
-                serving_vllm(python, checkpoint.path, flags, _WITHOUT_OURS),
-                serving_vllm(python, checkpoint.path, flags, {}),
-                serving(checkpoint.path, *limits, "--engine", "vllm", python=python),
-            ]
-        ours, *with_vllm = (one.url for one in stack.enter_context(together(starting)))
+        ours, *with_vllm = (one.result().url for one in servers)
         listed: list[Contestant] = [published, Batched(published), Bare(engine, name), Server("our server", ours, name)]
         if with_vllm:
             own, plugged, ours_on_vllm = with_vllm

@@ -20,7 +20,6 @@ import asyncio
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -32,7 +31,7 @@ from benchmarks import forms
 from benchmarks.traffic import recordings
 from benchmarks.traffic.callers import calling
 from benchmarks.traffic.recordings import Domain, Recording
-from benchmarks.traffic.server_process import serving
+from benchmarks.traffic.server_process import serving, starting
 from compress import comet, comet_scores, score
 from compress.audio import SAMPLE_RATE
 from compress.checkpoint import POCKET, Checkpoint
@@ -82,12 +81,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.sentences < 1 or options.human < 0:
         raise RecipeError("--sentences must be at least 1, and --human at least 0")
     checkpoints = [Checkpoint.open(one) for one in options.models]
-    spoken = _spoken(options.sentences, options.human)
     first, *others = checkpoints
     more = [flag for one in others for flag in ("--model", str(one.path))]
-    with ExitStack() as stack:
-        server = stack.enter_context(serving(first.path, *more))
-        found = asyncio.run(_translations(server.url, checkpoints, spoken))
+    with starting([serving(first.path, *more)]) as (server,):
+        spoken = _spoken(options.sentences, options.human)
+        found = asyncio.run(_translations(server.result().url, checkpoints, spoken))
     languages = [
         _scored(language, spoken, texts, checkpoints, options.comet_model) for language, texts in found.items()
     ]

@@ -73,8 +73,9 @@ class Published:
 
     @asynccontextmanager
     async def started(self) -> AsyncIterator[Self]:
-        """Ends the process in the end."""
+        """Begins to load the model, and ends the process in the end."""
         with self._process:
+            self._process.submit(_load, self._settings[0])
             yield self
 
     async def ask(self, recording: Recording) -> Text:
@@ -100,6 +101,10 @@ def _loaded(directory: Path) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2A
     model, processor = checkpoint.load_model("cpu", torch.float32), checkpoint.load_processor()
     processor.tokenizer.padding_side = "left"
     return model, processor
+
+
+def _load(directory: Path) -> None:
+    _loaded(directory)  # what that returns is too large to be sent
 
 
 def _generate(directory: Path, max_new_tokens: int, wishes: Sequence[tuple[Samples, str]]) -> list[str]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,13 +103,12 @@ def serving_vllm(
     url = f"http://127.0.0.1:{port}"
     # not the command `vllm`, which the distribution for CPUs does not have
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     with (
         TemporaryFile("w+", encoding="utf-8") as log,
         subprocess.Popen(
             [*command, "--model", str(model), *flags],
             cwd=record.ROOT,
-            env={**os.environ, **quiet, **environment},
+            env={**os.environ, **environment},
             stdout=log,
             stderr=log,
         ) as process,
@@ -124,22 +123,23 @@ def serving_vllm(
 
 
 @contextmanager
-def together(servers: Sequence[AbstractContextManager[ServerProcess]]) -> Iterator[list[ServerProcess]]:
-    """Starts servers at the same time, each of which takes long by itself, and stops them one by one.
+def starting(
+    servers: Sequence[AbstractContextManager[ServerProcess]],
+) -> Iterator[list[Future[ServerProcess]]]:
+    """Starts servers at the same time, as each takes long by itself, and stops them one by one.
 
-    Raises:
-        RecipeError: one does not start; those that do are stopped.
+    Yields:
+        Each server as soon as it is ready, while something else is prepared.  A future raises what its server does,
+        such as RecipeError where it does not start; those that do start are stopped.
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack, ThreadPoolExecutor(len(servers)) as pool:
 
         def start(server: AbstractContextManager[ServerProcess]) -> ServerProcess:
             started = server.__enter__()
             stack.push(server)
             return started
 
-        with ThreadPoolExecutor(len(servers)) as pool:
-            starting = [pool.submit(start, server) for server in servers]
-        yield [one.result() for one in starting]
+        yield [pool.submit(start, server) for server in servers]
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: IO[str]) -> None:

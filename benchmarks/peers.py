@@ -8,12 +8,13 @@
 - *vLLM's server, our plugin*: the same server with this package installed beside it, through its translation route.
 - *our engine*: the embedded engine without HTTP; *our server* on it; *our server on vLLM*.
 
-All run at the same time on one machine, in fp32, each in a process with all cores and with its model loaded and warmed
-up, and idle while another is measured.  *First text*: one caller, recordings of five seconds one by one, of each of
-which *published* makes him wait for the whole text; a round counts their median.  *Throughput*: all recordings by eight
-callers, or in eights.  No recording comes twice, as vLLM would remember what its encoder made of it.  Rounds take the
-contestants in turning order; ratios are taken round by round: their median and quartiles.  Texts are compared with
-*published*'s: a faster way to other texts would be no faster way.
+All run at the same time on one machine, in fp32, each in a process with all cores (vLLM's with all but one where there
+are more than two) and with its model loaded and warmed up, and idle while another is measured.  *First text*: one
+caller, recordings of five seconds one by one, of each of which *published* makes him wait for the whole text; a round
+counts their median.  *Throughput*: all recordings by eight callers, or in eights.  No recording comes twice, as vLLM
+would remember what its encoder made of it.  Rounds take the contestants in turning order; ratios are taken round by
+round: their median and quartiles.  Texts are compared with *published*'s: a faster way to other texts would be no
+faster way.
 
 What to expect.  A sentence of 3–5 s fills a tenth to a sixth of the window, so an encoder that skips the padding does
 several times less work until the first text; a text's other tokens cost the same, alone, and nearly nothing more for
@@ -105,6 +106,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "contestants": numbers,
         "http": http,
+        "vllm_reserved_cores": int(vllm_engine.environment().get(vllm_engine.RESERVED_CORES, 1)),
     }
 
 

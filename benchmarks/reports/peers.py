@@ -10,7 +10,8 @@ from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
 from benchmarks.spread import shown
 
-FOUND: Final = ("contestants", "http")  # what a row found; the rest are settings
+FOUND: Final = ("contestants", "http", "vllm_reserved_cores")  # what a row found; the rest are settings
+_VLLMS_OWN: Final = 1  # what the first rows left it
 
 _HEAD: Final = """\
 ## Peers
@@ -43,7 +44,11 @@ def _measured(row: Row) -> str:
     title = f"{row['model']['name']}, {times}, on {row['machine']['cpu']}:\n"
     costs = ", ".join(_COSTS[name].format(shown(cost)) for name, cost in row["http"].items())
     lines = [_line(one, row["recordings"]) for one in row["contestants"]]
-    return "\n".join([title, table(columns, lines), f"\nWhat HTTP costs: {costs}.\n"])
+    notes = f"What HTTP costs: {costs}."
+    if "throughput_of_vllm" in row["http"]:
+        reserved, cores = row.get("vllm_reserved_cores", _VLLMS_OWN), row["machine"]["cores"]
+        notes = f"vLLM's servers computed on {cores - reserved} of {cores} cores. {notes}"
+    return "\n".join([title, table(columns, lines), f"\n{notes}\n"])
 
 
 def _line(one: dict[str, Any], n: int) -> list[str]:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _QUIET: Final = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 # On a CPU it keeps a core for all but the model. Of two that is half of the machine: with both, a single caller's first
 # text comes after 0.8 of the time, and eight callers get as much.
-_ALL_CORES: Final = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+RESERVED_CORES: Final = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 _FEW_CORES: Final = 2
 _OURS: Final = ("model", "tokenizer", "max_num_seqs", "trust_remote_code", "enable_lora", "max_lora_rank")
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
@@ -250,7 +250,7 @@ class _VllmMetrics:
 
 def environment() -> dict[str, str]:
     """What vLLM reads from the environment, as this engine wants it where the user has not set it."""
-    wanted = _QUIET | (_ALL_CORES if len(os.sched_getaffinity(0)) <= _FEW_CORES else {})
+    wanted = _QUIET | ({RESERVED_CORES: "0"} if len(os.sched_getaffinity(0)) <= _FEW_CORES else {})
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 

@@ -19,7 +19,7 @@ from compress.errors import AudioTooLong, CheckpointError, LanguageError
 from compress.weights import schemes
 from serve.engine import Request, Result
 from serve.engines.transformers_engine import TransformersEngine
-from serve.engines.vllm_engine import VllmEngine, environment, refuse_what_a_cpu_computes_wrongly
+from serve.engines.vllm_engine import RESERVED_CORES, VllmEngine, environment, refuse_what_a_cpu_computes_wrongly
 from serve.errors import EngineFailed, SettingsError, UnknownModel
 from tests.compress import rounded
 from tests.serve.engines.test_transformers_engine import idle, request, run
@@ -121,12 +121,11 @@ def test_arguments_that_vllm_does_not_take_are_named(arguments: str, message: st
 def test_of_few_cores_the_model_gets_all_unless_the_user_says_otherwise(
     n_cores: int, own: str | None, reserved: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "VLLM_CPU_NUM_OF_RESERVED_CPU"
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(n_cores)))
-    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(RESERVED_CORES, raising=False)
     if own is not None:
-        monkeypatch.setenv(name, own)
-    assert environment().get(name) == reserved
+        monkeypatch.setenv(RESERVED_CORES, own)
+    assert environment().get(RESERVED_CORES) == reserved
     assert environment()["VLLM_NO_USAGE_STATS"] == "1"
 
 

@@ -43,7 +43,7 @@ pocket: venv ## rebuild the pocket model
 paper: venv ## repeat the paper's tables with the pocket model, about three hours on two cores; goes on where it was stopped
 	.venv/bin/python -m benchmarks paper
 
-bench: venv ## measure what a buyer would ask for, in about 15 minutes on two cores that do nothing else
+bench: venv ## measure what a buyer would ask for, in less than 15 minutes on two cores that do nothing else
 	for name in footprint speed-of-light quality latency load peers; do \
 		.venv/bin/python -m benchmarks $$name || exit; \
 	done

@@ -136,7 +136,6 @@ class Checkpoint:
         from transformers import Qwen2AudioForConditionalGeneration
 
         from compress.attention import GROUPED
-        from compress.weights import adapter
 
         model: Qwen2AudioForConditionalGeneration
         if method == METHOD:
@@ -157,7 +156,7 @@ class Checkpoint:
         else:
             model.to(device)  # type: ignore[arg-type]  # transformers hides the method's own hints
         if self.adapter is not None:
-            adapter.restore(model, self.adapter, dtype)
+            _attach(model, self.adapter, dtype)
         model.eval()
         return model
 
@@ -264,6 +263,40 @@ def _settle(model: Qwen2AudioForConditionalGeneration, dtype: torch.dtype) -> No
             module.support_avx512bf16_for_cpu = False
             # The stored one is of their training; in bf16, others in the batch would decide how a row is rounded.
             module.compute_dtype = dtype
+
+
+def _attach(model: Qwen2AudioForConditionalGeneration, folder: Path, dtype: torch.dtype) -> None:
+    """Puts a stored adapter into the model's modules, frozen, in that dtype whatever peft makes of it."""
+    from peft import LoraConfig
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = {_in_memory(name): factor for name, factor in load_file(folder / ADAPTER_WEIGHTS).items()}
+        model.add_adapter(LoraConfig.from_pretrained(str(folder)))
+    except (KeyError, SafetensorError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the adapter in {folder} cannot be used: {error}") from error
+    factors = {name: factor for name, factor in model.named_parameters() if ".lora_" in name}
+    strange = [
+        name
+        for name in sorted(factors.keys() | stored.keys())
+        if name not in factors or name not in stored or factors[name].shape != stored[name].shape
+    ]
+    if strange:
+        raise CheckpointError(
+            f"the adapter in {folder} is for other weights: {len(strange)} tensors do not fit, such as {strange[0]}"
+        )
+    for name, factor in factors.items():
+        factor.data = stored[name].to(factor.device, dtype)
+        factor.requires_grad_(False)
+
+
+def _in_memory(name: str) -> str:
+    """Peft's name on disk as the adapted model has it."""
+    plain = name.removeprefix("base_model.model.")
+    for factor in (".lora_A.", ".lora_B."):
+        plain = plain.replace(factor, f"{factor}default.")
+    return plain
 
 
 def _versions() -> dict[str, str]:

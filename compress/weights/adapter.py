@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -91,34 +90,6 @@ def attach(model: Qwen2AudioForConditionalGeneration, stage: Qlora) -> None:
     for weight in model.parameters():
         if weight.requires_grad:  # over plain bf16 weights peft makes bf16 factors, where a step of 1e-5 rounds away
             weight.data = weight.data.float()
-
-
-def restore(model: Qwen2AudioForConditionalGeneration, folder: Path, dtype: torch.dtype) -> None:
-    """Puts a stored adapter into a model's modules, frozen, in that dtype whatever peft makes of it.
-
-    Raises:
-        CheckpointError: it cannot be read, or is for other weights.
-    """
-    from peft import LoraConfig
-
-    try:
-        stored = {_in_memory(name): factor for name, factor in load_file(folder / ADAPTER_WEIGHTS).items()}
-        model.add_adapter(LoraConfig.from_pretrained(str(folder)))
-    except (KeyError, SafetensorError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the adapter in {folder} cannot be used: {error}") from error
-    factors = {name: factor for name, factor in model.named_parameters() if ".lora_" in name}
-    strange = [
-        name
-        for name in sorted(factors.keys() | stored.keys())
-        if name not in factors or name not in stored or factors[name].shape != stored[name].shape
-    ]
-    if strange:
-        raise CheckpointError(
-            f"the adapter in {folder} is for other weights: {len(strange)} tensors do not fit, such as {strange[0]}"
-        )
-    for name, factor in factors.items():
-        factor.data = stored[name].to(factor.device, dtype)
-        factor.requires_grad_(False)
 
 
 def save(model: Qwen2AudioForConditionalGeneration, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -205,11 +176,3 @@ class Adapter:
             return None
         down, up = (factor.float() for factor in self.factors[name])
         return up @ down * self.scaling
-
-
-def _in_memory(name: str) -> str:
-    """Peft's name on disk as the adapted model has it."""
-    plain = name.removeprefix(_PREFIX)
-    for factor in (".lora_A.", ".lora_B."):
-        plain = plain.replace(factor, f"{factor}{_NAME}.")
-    return plain

@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -59,6 +60,7 @@ SECONDS: Final = 5.0
 SINGLE: Final = 5  # recordings that one caller sends, one after the other, in a round
 # the pairs that a buyer asks about: who, against whom
 AGAINST: Final = ("published", "published, batched")
+RESERVED_CORES: Final = 1  # by vLLM for all but the model, unless it is told otherwise
 _WITHOUT_OURS: Final = {"VLLM_PLUGINS": "bitsandbytes"}
 _MOST_TOKENS: Final = 120
 _KEYS_AND_VALUES_BYTES: Final = 1 << 30
@@ -106,7 +108,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "contestants": numbers,
         "http": http,
-        "vllm_reserved_cores": int(vllm_engine.environment().get(vllm_engine.RESERVED_CORES, 1)),
+        "vllm_reserved_cores": int(
+            (os.environ | vllm_engine.environment()).get(vllm_engine.RESERVED_CORES, RESERVED_CORES)
+        ),
     }
 
 

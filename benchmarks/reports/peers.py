@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks.peers import AGAINST
+from benchmarks.peers import AGAINST, RESERVED_CORES
 from benchmarks.reports.markdown import table
 from benchmarks.rows import Row
 from benchmarks.spread import shown
 
 FOUND: Final = ("contestants", "http", "vllm_reserved_cores")  # what a row found; the rest are settings
-_VLLMS_OWN: Final = 1  # what the first rows left it
 
 _HEAD: Final = """\
 ## Peers
@@ -46,7 +45,8 @@ def _measured(row: Row) -> str:
     lines = [_line(one, row["recordings"]) for one in row["contestants"]]
     notes = f"What HTTP costs: {costs}."
     if "throughput_of_vllm" in row["http"]:
-        reserved, cores = row.get("vllm_reserved_cores", _VLLMS_OWN), row["machine"]["cores"]
+        # nobody told it for the first rows
+        reserved, cores = row.get("vllm_reserved_cores", RESERVED_CORES), row["machine"]["cores"]
         notes = f"vLLM's servers computed on {cores - reserved} of {cores} cores. {notes}"
     return "\n".join([title, table(columns, lines), f"\n{notes}\n"])
 

@@ -74,7 +74,7 @@ def speak_the_same_again() -> None:
     """Has this process' speech depend on text, voice and seed alone, not on what it spoke before.
 
     pico reads memory that it never wrote; with this, glibc fills new blocks with the complement of the byte, zero, and
-    pico sounds as in a fresh process.  It slows down every allocation, so it is for processes that only speak.
+    pico sounds as in a fresh process.  It slows down every allocation, so it is for processes that are there to speak.
     """
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_PERTURB, 255)
